@@ -1,0 +1,14 @@
+//! Values of the write-ahead log: positions, timelines, segments and the names of their files.
+//!
+//! Nothing here does I/O. Names and arithmetic follow PostgreSQL's
+//! `src/include/access/xlog_internal.h`.
+
+mod file_name;
+mod history;
+mod lsn;
+mod segment;
+
+pub use file_name::{WalFileKind, WalFileName, WalFileNameError};
+pub use history::{HistoryError, TimelineHistory, TimelineSwitch};
+pub use lsn::{Lsn, LsnError, TimelineId, TimelineIdError};
+pub use segment::{SegmentSize, SegmentSizeError, WalSegment};

@@ -3,5 +3,12 @@
 //! No threads of its own: blocks are compressed on `flow::WorkerPool` by who owns the stream.
 
 mod compression;
+mod decode;
+mod error;
+mod lz4_high;
+mod whole;
 
 pub use compression::{Compression, CompressionLevel};
+pub use decode::decoder;
+pub use error::CodecError;
+pub use whole::{compress, compress_from};

@@ -168,6 +168,24 @@ impl Store {
             .boxed()
     }
 
+    /// Lists the objects of one folder whose names start with the last segment of `prefix`
+    /// (`wals/0000000100000000/0000000100000000000000FE`): a positive answer about all suffixes
+    /// of one name. Folders below are not entered.
+    pub async fn list_starting_with(&self, prefix: &str) -> Result<Vec<ListEntry>, StoreError> {
+        let folder = prefix.rsplit_once('/').map(|(folder, _)| Path::from_iter(folder.split('/')));
+        let listed = self.objects.list_with_delimiter(folder.as_ref()).await;
+        let objects = listed.map_err(|error| self.list_error(prefix, &error))?.objects;
+        let matching =
+            objects.into_iter().filter(|meta| meta.location.as_ref().starts_with(prefix));
+        matching
+            .map(|meta| {
+                let key = ObjectKey::parse(meta.location.as_ref())
+                    .map_err(|error| self.list_error(prefix, &error))?;
+                Ok(ListEntry { key, bytes: meta.size, modified: timestamp(meta.last_modified) })
+            })
+            .collect()
+    }
+
     /// Deletes objects, in the store's batches. An object that is not there counts as deleted.
     /// Every key gets its own answer, in the order given.
     pub async fn delete(&self, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, Result<(), StoreError>)> {

@@ -2,12 +2,16 @@
 //!
 //! No threads of its own: blocks are compressed on `flow::WorkerPool` by who owns the stream.
 
+mod block;
 mod compression;
 mod decode;
 mod error;
 mod lz4_high;
 mod whole;
 
+pub use block::{
+    BLOCK_BYTES, BlockEncoder, BlockStream, EncodedBlock, SerialStream, TarballCodec, TarballStream,
+};
 pub use compression::{Compression, CompressionLevel};
 pub use decode::decoder;
 pub use error::CodecError;

@@ -18,6 +18,11 @@ impl Cancel {
         Self::default()
     }
 
+    /// A token that is cancelled with this one, or alone.
+    pub fn child(&self) -> Self {
+        Self { token: self.token.child_token() }
+    }
+
     pub fn cancel(&self) {
         self.token.cancel();
     }

@@ -3,12 +3,14 @@
 //! Everything that queues, waits or retries takes its bound from [`Limits`].
 
 mod backoff;
+mod buffers;
 mod cancel;
 mod gauge;
 mod pace;
 mod pool;
 
 pub use backoff::{Backoff, RetryLimits};
+pub use buffers::Buffers;
 pub use cancel::{Cancel, Cancelled};
 pub use gauge::{MemoryBudget, MemoryPermit};
 pub use pace::Pace;

@@ -8,8 +8,10 @@ mod error;
 mod handle;
 mod key;
 mod upload;
+mod writer;
 
 pub use error::{Effect, StoreError, StoreErrorKind, StoreOperation};
 pub use handle::{ListEntry, ObjectMeta, PutMode, PutOptions, PutOutcome, Store};
 pub use key::{ObjectKey, ObjectKeyError};
 pub use upload::{Upload, Uploaded};
+pub use writer::{Courier, ObjectWriteError, ObjectWriter, WrittenObject};

@@ -27,9 +27,10 @@ impl Upload {
 
     /// Takes the next part. The returned future sends it; any number may run at once.
     ///
-    /// Parts are at least 5 MiB except the last; an object has at most 10,000.
-    pub fn put_part(&mut self, bytes: Bytes) -> BoxFuture<'static, Result<(), StoreError>> {
-        let sending = self.parts.put_part(PutPayload::from(bytes));
+    /// `chunks` are joined in order, without copying. Parts are at least 5 MiB except the last;
+    /// an object has at most 10,000.
+    pub fn put_part(&mut self, chunks: Vec<Bytes>) -> BoxFuture<'static, Result<(), StoreError>> {
+        let sending = self.parts.put_part(PutPayload::from_iter(chunks));
         let (store, key) = (self.store.clone(), self.key.clone());
         Box::pin(async move {
             sending.await.map_err(|error| store.error(StoreOperation::Write, &key, &error))

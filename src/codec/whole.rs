@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn zstd_and_lz4_frames_tell_their_content_size() {
         let stored = compress(Compression::Zstd, 3, &rows()).expect("compresses");
-        let told = zstd::zstd_safe::get_frame_content_size(&stored).expect("frame").expect("size");
+        let told = zstd_safe::get_frame_content_size(&stored).expect("frame").expect("size");
         assert_eq!(told, u64::try_from(rows().len()).expect("fits"));
         for level in [0, 6] {
             let stored = compress(Compression::Lz4, level, &rows()).expect("compresses");

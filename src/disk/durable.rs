@@ -1,0 +1,187 @@
+//! Files that are either complete under their name or not there at all.
+//!
+//! ```text
+//! .NAME.<pid>.<random>.tmp  → fsync → rename to NAME → fsync of the directory
+//! ```
+//!
+//! Crash points: before the rename only the temporary file is left behind, after it the name
+//! holds the whole content. A writer that is dropped without publishing removes its file.
+
+use crate::disk::{DiskError, DiskOperation};
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// How many temporary names are tried before giving up.
+const NAMES_MAX: u32 = 16;
+
+/// A private file (mode 0600) on its way to its name.
+#[derive(Debug)]
+pub struct DurableFile {
+    file: File,
+    temporary: PathBuf,
+    destination: PathBuf,
+}
+
+impl DurableFile {
+    /// Creates the temporary file beside `destination`, whose directory must exist.
+    pub fn create(destination: &Path) -> Result<Self, DiskError> {
+        for _ in 0..NAMES_MAX {
+            let temporary = temporary_name(destination)?;
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create_new(true).mode(0o600);
+            match options.open(&temporary) {
+                Ok(file) => {
+                    return Ok(Self { file, temporary, destination: destination.to_path_buf() });
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(DiskError::new(DiskOperation::Create, &temporary, error)),
+            }
+        }
+        let error = io::Error::from(io::ErrorKind::AlreadyExists);
+        Err(DiskError::new(DiskOperation::Create, destination, error))
+    }
+
+    /// The content written so far, from its beginning.
+    pub fn reread(&mut self) -> Result<impl Read + '_, DiskError> {
+        let rewound = self.file.seek(SeekFrom::Start(0));
+        rewound.map_err(|error| DiskError::new(DiskOperation::Read, &self.temporary, error))?;
+        Ok(&self.file)
+    }
+
+    /// Gives the file its name, replacing what was there; durable when this returns.
+    pub fn publish(self) -> Result<(), DiskError> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| DiskError::new(DiskOperation::Sync, &self.temporary, error))?;
+        let destination = self.destination.clone();
+        self.publish_unsynced(&destination)?;
+        sync_directory_of(&destination)
+    }
+
+    /// Gives the file the name `destination` in the same directory; a crash of the machine may
+    /// lose or damage it, so readers must check what they find.
+    pub fn publish_unsynced(self, destination: &Path) -> Result<(), DiskError> {
+        let renamed = fs::rename(&self.temporary, destination);
+        renamed.map_err(|error| DiskError::new(DiskOperation::Rename, destination, error))
+        // The drop that follows finds nothing under the temporary name.
+    }
+}
+
+impl Write for DurableFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for DurableFile {
+    fn drop(&mut self) {
+        // Published files have left this name; nobody else can own it.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+/// Creates a directory and its missing parents, all private (0700). One that exists is left
+/// as it is.
+pub fn create_private_directory(path: &Path) -> Result<(), DiskError> {
+    let created = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(|error| DiskError::new(DiskOperation::CreateDirectory, path, error))
+}
+
+/// Makes the entries of the directory that holds `path` durable.
+pub fn sync_directory_of(path: &Path) -> Result<(), DiskError> {
+    let directory = directory_of(path);
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(|error| DiskError::new(DiskOperation::Sync, directory, error))
+}
+
+/// A name in the directory of `path` that no other process uses: processes in different
+/// containers may share a directory and a process id, so the id alone would not do.
+pub(crate) fn temporary_name(path: &Path) -> Result<PathBuf, DiskError> {
+    let Some(name) = path.file_name() else {
+        let error = io::Error::new(io::ErrorKind::InvalidInput, "it does not name a file");
+        return Err(DiskError::new(DiskOperation::Create, path, error));
+    };
+    let mut temporary = OsString::from(".");
+    temporary.push(name);
+    let random = RandomState::new().hash_one(std::process::id());
+    temporary.push(format!(".{}.{random:016x}.tmp", std::process::id()));
+    Ok(directory_of(path).join(temporary))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::disk::{DurableFile, create_private_directory};
+    use std::fs;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = fs::read_dir(directory).expect("directory");
+        entries
+            .map(|entry| entry.expect("entry").file_name().into_string().expect("utf-8"))
+            .collect()
+    }
+
+    #[test]
+    fn a_published_file_is_complete_private_and_alone() {
+        let directory = tempfile::tempdir().expect("directory");
+        let destination = directory.path().join("0000000100000000000000FE.tmp");
+        fs::write(&destination, "old").expect("write");
+        let mut file = DurableFile::create(&destination).expect("create");
+        file.write_all(b"new content").expect("write");
+        assert_eq!(fs::read(&destination).expect("read"), b"old");
+        let mut again = String::new();
+        file.reread().expect("reread").read_to_string(&mut again).expect("read");
+        assert_eq!(again, "new content");
+        file.publish().expect("publish");
+        assert_eq!(fs::read(&destination).expect("read"), b"new content");
+        let mode = fs::metadata(&destination).expect("metadata").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(names(directory.path()), ["0000000100000000000000FE.tmp"]);
+    }
+
+    #[test]
+    fn a_dropped_file_leaves_nothing() {
+        let directory = tempfile::tempdir().expect("directory");
+        let mut file = DurableFile::create(&directory.path().join("x")).expect("create");
+        file.write_all(b"half").expect("write");
+        drop(file);
+        assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn a_destination_in_a_missing_directory_is_an_error_that_names_it() {
+        let directory = tempfile::tempdir().expect("directory");
+        let error = DurableFile::create(&directory.path().join("missing/x")).expect_err("missing");
+        assert!(error.to_string().contains("/missing/.x."), "{error}");
+        assert!(DurableFile::create(Path::new("/")).is_err());
+    }
+
+    #[test]
+    fn private_directories_are_for_their_owner_only() {
+        let directory = tempfile::tempdir().expect("directory");
+        let deep = directory.path().join("a/b");
+        create_private_directory(&deep).expect("create");
+        create_private_directory(&deep).expect("exists");
+        for path in [deep.as_path(), deep.parent().expect("parent")] {
+            let mode = fs::metadata(path).expect("metadata").permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+    }
+}

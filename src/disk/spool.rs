@@ -1,0 +1,407 @@
+//! A folder of files fetched ahead of time, which cannot be poisoned.
+//!
+//! ```text
+//! <base>/<16 hex of the scope>/<name>.<8 hex of CRC-32C>   an entry
+//! <base>/<16 hex of the scope>/.<name>….tmp                on its way in or out
+//! ```
+//!
+//! The scope (URL, endpoint, server name) is part of the path, so two archives never meet.
+//! Entries appear by rename and carry their checksum in their name; they are not synced, because
+//! an entry that a crash damaged fails its checksum and is fetched again. Taking an entry renames
+//! it first, so each is delivered at most once and any number of processes may share the folder
+//! without locks. Folders that other users could write to are not used.
+
+use crate::disk::durable::temporary_name;
+use crate::disk::{
+    DiskError, DiskOperation, DurableFile, create_private_directory, sync_directory_of,
+};
+use sha2::{Digest, Sha256};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What lies longer than this beside newer files was left by a recovery that went elsewhere.
+const AGE_MAX: Duration = Duration::from_secs(3600);
+const COPY_BYTES: usize = 128 << 10;
+
+/// The spool of one scope.
+#[derive(Clone, Debug)]
+pub struct Spool {
+    base: PathBuf,
+    directory: PathBuf,
+}
+
+/// An entry taken out of the spool, checked; removed when dropped without delivery.
+#[derive(Debug)]
+pub struct Spooled {
+    file: File,
+    path: PathBuf,
+}
+
+/// A file on its way into the spool.
+#[derive(Debug)]
+pub struct SpoolWriter {
+    file: DurableFile,
+    checksum: u32,
+    directory: PathBuf,
+    name: String,
+}
+
+impl Spool {
+    /// Names the spool; touches nothing.
+    pub fn new(base: &Path, scope: &str) -> Self {
+        let digest = Sha256::digest(scope.as_bytes());
+        let folder: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { base: base.to_path_buf(), directory: base.join(folder) }
+    }
+
+    /// Creates what is missing of the folder and refuses one that others may write to.
+    pub fn prepare(&self) -> Result<(), DiskError> {
+        create_private_directory(&self.directory)?;
+        self.check_owner().map(|_| ())
+    }
+
+    /// Takes the entry of `name`, if there is one whose content is what was put in.
+    pub fn take(&self, name: &str) -> Result<Option<Spooled>, DiskError> {
+        if !self.check_owner()? {
+            return Ok(None);
+        }
+        for (entry, checksum) in self.entries(name)? {
+            let claimed = temporary_name(&entry)?;
+            match fs::rename(&entry, &claimed) {
+                Ok(()) => {}
+                // Another process was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(DiskError::new(DiskOperation::Rename, &claimed, error)),
+            }
+            let opened = File::open(&claimed);
+            let file =
+                opened.map_err(|error| DiskError::new(DiskOperation::Open, &claimed, error))?;
+            let mut spooled = Spooled { file, path: claimed };
+            if spooled.checksum()? == checksum {
+                return Ok(Some(spooled));
+            }
+        }
+        Ok(None)
+    }
+
+    pub fn holds(&self, name: &str) -> bool {
+        self.entries(name).is_ok_and(|entries| !entries.is_empty())
+    }
+
+    /// Begins an entry; the folder must have been [`prepare`](Self::prepare)d.
+    pub fn put(&self, name: &str) -> Result<SpoolWriter, DiskError> {
+        let file = DurableFile::create(&self.directory.join(name))?;
+        let (directory, name) = (self.directory.clone(), name.to_string());
+        Ok(SpoolWriter { file, checksum: 0, directory, name })
+    }
+
+    /// Removes leftovers: entries beyond the newest `entries_max`, and whatever is an hour older
+    /// than the newest file. The files' own times are compared, no clock is asked.
+    pub fn evict(&self, entries_max: usize) -> Result<(), DiskError> {
+        let mut files = self.files()?;
+        files.sort_by_key(|(_, modified)| std::cmp::Reverse(*modified));
+        let Some(newest) = files.first().map(|(_, modified)| *modified) else { return Ok(()) };
+        let mut entries = 0;
+        for (path, modified) in files {
+            let (entry, temporary) = (is_entry(&path), is_temporary(&path));
+            entries += usize::from(entry);
+            let old = modified + i64::try_from(AGE_MAX.as_secs()).unwrap_or(i64::MAX) < newest;
+            if (old && (entry || temporary)) || (entry && entries > entries_max) {
+                // Whoever took it meanwhile has it; that is as good.
+                let _ = fs::remove_file(&path);
+            }
+        }
+        Ok(())
+    }
+
+    /// A short text kept beside the entries; `None` when there is none to be trusted.
+    pub fn note(&self, name: &str) -> Option<String> {
+        if !self.check_owner().unwrap_or(false) {
+            return None;
+        }
+        fs::read_to_string(self.directory.join(name)).ok()
+    }
+
+    /// Replaces a note; the folder must have been [`prepare`](Self::prepare)d.
+    pub fn set_note(&self, name: &str, text: &str) -> Result<(), DiskError> {
+        let path = self.directory.join(name);
+        let mut file = DurableFile::create(&path)?;
+        let written = file.write_all(text.as_bytes());
+        written.map_err(|error| DiskError::new(DiskOperation::Write, &path, error))?;
+        file.publish_unsynced(&path)
+    }
+
+    /// `false` when there is no folder yet.
+    fn check_owner(&self) -> Result<bool, DiskError> {
+        for path in [&self.base, &self.directory] {
+            let metadata = match fs::symlink_metadata(path) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) => return Err(DiskError::new(DiskOperation::Open, path, error)),
+            };
+            if let Some(reason) = distrust(&metadata, path == &self.directory) {
+                let error = io::Error::new(io::ErrorKind::PermissionDenied, reason);
+                return Err(DiskError::new(DiskOperation::Trust, path, error));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Paths and checksums of the entries of one name.
+    fn entries(&self, name: &str) -> Result<Vec<(PathBuf, u32)>, DiskError> {
+        let checksum = |path: &Path| {
+            let digits = path.file_name()?.to_str()?.strip_prefix(name)?.strip_prefix('.')?;
+            (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+        };
+        let files = self.files()?.into_iter();
+        Ok(files
+            .filter_map(|(path, _)| Some((checksum(&path)?, path)))
+            .map(|(c, p)| (p, c))
+            .collect())
+    }
+
+    /// Files and the seconds of their last change.
+    fn files(&self) -> Result<Vec<(PathBuf, i64)>, DiskError> {
+        let failed = |error| DiskError::new(DiskOperation::ListDirectory, &self.directory, error);
+        let listing = match fs::read_dir(&self.directory) {
+            Ok(listing) => listing,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut files = Vec::new();
+        for entry in listing {
+            let path = entry.map_err(failed)?.path();
+            // Files come and go while others use the spool.
+            let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
+            if metadata.is_file() {
+                files.push((path, metadata.mtime()));
+            }
+        }
+        Ok(files)
+    }
+}
+
+impl Spooled {
+    /// The content, from wherever the last reader left off.
+    pub fn reader(&mut self) -> Result<impl Read + '_, DiskError> {
+        use std::io::Seek;
+        let rewound = self.file.rewind();
+        rewound.map_err(|error| DiskError::new(DiskOperation::Read, &self.path, error))?;
+        Ok(&self.file)
+    }
+
+    /// Moves the entry to its destination: durable when this returns.
+    pub fn deliver(mut self, destination: &Path) -> Result<(), DiskError> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| DiskError::new(DiskOperation::Sync, &self.path, error))?;
+        match fs::rename(&self.path, destination) {
+            Ok(()) => sync_directory_of(destination),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                let mut file = DurableFile::create(destination)?;
+                let copied = io::copy(&mut self.reader()?, &mut file);
+                copied.map_err(|error| DiskError::new(DiskOperation::Write, destination, error))?;
+                file.publish()
+            }
+            Err(error) => Err(DiskError::new(DiskOperation::Rename, destination, error)),
+        }
+    }
+
+    fn checksum(&mut self) -> Result<u32, DiskError> {
+        let path = self.path.clone();
+        let mut reader = self.reader()?;
+        let mut buffer = vec![0; COPY_BYTES];
+        let mut checksum = 0;
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => return Ok(checksum),
+                Ok(read) => checksum = crc32c::crc32c_append(checksum, &buffer[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(DiskError::new(DiskOperation::Read, &path, error)),
+            }
+        }
+    }
+}
+
+impl Drop for Spooled {
+    fn drop(&mut self) {
+        // A delivered entry has left this name; nobody else can own it.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+impl SpoolWriter {
+    /// The content written so far, from its beginning.
+    pub fn reread(&mut self) -> Result<impl Read + '_, DiskError> {
+        self.file.reread()
+    }
+
+    /// Makes the entry visible.
+    pub fn finish(self) -> Result<(), DiskError> {
+        let entry = self.directory.join(format!("{}.{:08x}", self.name, self.checksum));
+        self.file.publish_unsynced(&entry)
+    }
+}
+
+impl Write for SpoolWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.checksum = crc32c::crc32c_append(self.checksum, &bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Why a folder could be in somebody else's hands. The base may be shared in the way of `/tmp`
+/// (sticky), or belong to root.
+fn distrust(metadata: &Metadata, own: bool) -> Option<&'static str> {
+    let me = rustix::process::geteuid().as_raw();
+    let mode = metadata.mode();
+    if !metadata.is_dir() {
+        return Some("it is not a directory");
+    }
+    if metadata.uid() != me && (own || metadata.uid() != 0) {
+        return Some("it belongs to another user");
+    }
+    let sticky = mode & 0o1000 != 0;
+    (mode & 0o022 != 0 && (own || !sticky)).then_some("other users may write to it")
+}
+
+fn is_entry(path: &Path) -> bool {
+    let checksum = path.extension().and_then(|extension| extension.to_str());
+    checksum.is_some_and(|digits| digits.len() == 8 && u32::from_str_radix(digits, 16).is_ok())
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::disk::Spool;
+    use std::fs;
+    use std::io::{Read, Write};
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
+
+    fn spool(base: &Path) -> Spool {
+        let spool = Spool::new(base, "s3://b/p main");
+        spool.prepare().expect("prepare");
+        spool
+    }
+
+    fn put(spool: &Spool, name: &str, content: &[u8]) {
+        let mut writer = spool.put(name).expect("put");
+        writer.write_all(content).expect("write");
+        writer.finish().expect("finish");
+    }
+
+    fn files(base: &Path) -> Vec<PathBuf> {
+        let folders = fs::read_dir(base).expect("base").map(|entry| entry.expect("entry").path());
+        folders
+            .flat_map(|folder| fs::read_dir(folder).expect("folder"))
+            .map(|entry| entry.expect("entry").path())
+            .collect()
+    }
+
+    #[test]
+    fn an_entry_is_delivered_once_and_whole() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        put(&spool, "A", b"content");
+        assert!(spool.holds("A") && !spool.holds("B"));
+        let destination = base.path().join("out");
+        let mut taken = spool.take("A").expect("take").expect("entry");
+        let mut content = Vec::new();
+        taken.reader().expect("reader").read_to_end(&mut content).expect("read");
+        assert_eq!(content, b"content");
+        taken.deliver(&destination).expect("deliver");
+        assert_eq!(fs::read(&destination).expect("read"), b"content");
+        assert!(spool.take("A").expect("take").is_none());
+    }
+
+    #[test]
+    fn other_scopes_do_not_see_it() {
+        let base = tempfile::tempdir().expect("base");
+        put(&spool(base.path()), "A", b"content");
+        let other = Spool::new(base.path(), "s3://b/p other");
+        assert!(other.take("A").expect("take").is_none());
+    }
+
+    #[test]
+    fn a_damaged_entry_is_dropped_instead_of_delivered() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        for damage in [&b"content"[..3], b"content!", b"CONTENT", b""] {
+            put(&spool, "A", b"content");
+            fs::write(&files(base.path())[0], damage).expect("damage");
+            assert!(spool.take("A").expect("take").is_none());
+            assert!(files(base.path()).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_file_placed_under_the_bare_name_is_not_an_entry() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        put(&spool, "A", b"content");
+        let folder = files(base.path())[0].parent().expect("folder").to_path_buf();
+        fs::write(folder.join("B"), "poison").expect("write");
+        fs::write(base.path().join("B"), "poison").expect("write");
+        assert!(spool.take("B").expect("take").is_none());
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_refused() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        put(&spool, "A", b"content");
+        let folder = files(base.path())[0].parent().expect("folder").to_path_buf();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("chmod");
+        assert!(spool.take("A").is_err());
+        assert!(spool.prepare().is_err());
+    }
+
+    #[test]
+    fn a_dropped_writer_leaves_nothing() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        let mut writer = spool.put("A").expect("put");
+        writer.write_all(b"half").expect("write");
+        drop(writer);
+        assert!(files(base.path()).is_empty());
+    }
+
+    #[test]
+    fn only_the_newest_entries_are_kept() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        for name in ["A", "B", "C", "D"] {
+            put(&spool, name, b"content");
+        }
+        let old = fs::File::open(&files(base.path())[0]).expect("open");
+        let hours_ago = old.metadata().expect("metadata").modified().expect("time")
+            - std::time::Duration::from_secs(7300);
+        old.set_modified(hours_ago).expect("touch");
+        spool.evict(10).expect("evict");
+        assert_eq!(files(base.path()).len(), 3);
+        spool.evict(2).expect("evict");
+        assert_eq!(files(base.path()).len(), 2);
+    }
+
+    #[test]
+    fn notes_are_replaced_whole_and_absent_ones_are_none() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        assert_eq!(spool.note("suffix"), None);
+        spool.set_note("suffix", "gz").expect("note");
+        spool.set_note("suffix", "zst").expect("note");
+        assert_eq!(spool.note("suffix").as_deref(), Some("zst"));
+        assert!(!spool.holds("suffix"));
+    }
+}

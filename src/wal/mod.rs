@@ -6,9 +6,11 @@
 mod file_name;
 mod history;
 mod lsn;
+mod page_header;
 mod segment;
 
 pub use file_name::{WalFileKind, WalFileName, WalFileNameError};
 pub use history::{HistoryError, TimelineHistory, TimelineSwitch};
 pub use lsn::{Lsn, LsnError, TimelineId, TimelineIdError};
+pub use page_header::WalPageHeader;
 pub use segment::{SegmentSize, SegmentSizeError, WalSegment};

@@ -6,12 +6,33 @@
 //! <prefix>/<server>/archive.json
 //! ```
 
+mod backup;
 mod backup_id;
 mod backup_info;
+mod error;
+#[cfg(test)]
+pub(crate) mod fixtures;
+pub mod format;
+mod handle;
+mod keep;
 mod layout;
+mod listing;
+mod publish;
 mod record;
+mod tarballs;
+mod wal_index;
 
+pub use backup::{Backup, Leftover, UnreadableBackup};
 pub use backup_id::{BackupId, BackupIdError, ServerName, ServerNameError};
 pub use backup_info::{BackupInfo, BackupStatus, Tablespace};
+pub use error::CatalogError;
+pub use handle::{ABANDONED_AFTER, Catalog, is_abandoned};
+pub use keep::{Keep, KeepTarget};
 pub use layout::{Layout, TarballName, TarballTarget};
-pub use record::{BackupMethod, TarballRecord};
+pub use listing::{BackupSelector, CatalogListing, SelectError};
+pub use record::{
+    ArchiveIdentity, BackupMethod, BackupRecord, BackupStatistics, DamagedFile, StartedRecord,
+    TarballRecord,
+};
+pub use tarballs::{Tarball, TarballError};
+pub use wal_index::WalObject;

@@ -1,0 +1,129 @@
+//! `started.json` and `archive.json` (design §2). Unknown keys are passed over.
+
+use crate::catalog::format::FormatError;
+use crate::catalog::format::time;
+use crate::catalog::{ArchiveIdentity, BackupMethod, StartedRecord};
+use crate::pgdata::SystemIdentifier;
+use crate::wal::{SegmentSize, TimelineId};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+const FORMAT: u64 = 1;
+
+#[derive(Serialize, Deserialize)]
+struct StartedJson {
+    format: u64,
+    tool: String,
+    backup_name: Option<String>,
+    method: BackupMethod,
+    started: String,
+    host: String,
+    process: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ArchiveJson {
+    format: u64,
+    /// A text, because JSON readers lose digits of numbers above 2^53.
+    systemid: String,
+    first_timeline: u32,
+    segment_size: u64,
+}
+
+pub fn print_started(started: &StartedRecord) -> Vec<u8> {
+    line(&StartedJson {
+        format: FORMAT,
+        tool: started.tool.clone(),
+        backup_name: started.name.clone(),
+        method: started.method,
+        started: time::rfc3339(started.started),
+        host: started.host.clone(),
+        process: started.process,
+    })
+}
+
+pub fn parse_started(text: &[u8]) -> Result<StartedRecord, FormatError> {
+    let json: StartedJson = parse(text)?;
+    let refused = |_| FormatError::new(format!("\"{}\" is not a time", json.started));
+    Ok(StartedRecord {
+        started: json.started.parse::<Timestamp>().map_err(refused)?,
+        tool: json.tool,
+        name: json.backup_name,
+        method: json.method,
+        host: json.host,
+        process: json.process,
+    })
+}
+
+pub fn print_archive(identity: &ArchiveIdentity) -> Vec<u8> {
+    line(&ArchiveJson {
+        format: FORMAT,
+        systemid: identity.system_identifier.to_string(),
+        first_timeline: identity.first_timeline.number(),
+        segment_size: u64::from(identity.segment_size.bytes()),
+    })
+}
+
+pub fn parse_archive(text: &[u8]) -> Result<ArchiveIdentity, FormatError> {
+    let json: ArchiveJson = parse(text)?;
+    let number: u64 = json.systemid.parse().map_err(|_| {
+        FormatError::new(format!("\"{}\" is not a system identifier", json.systemid))
+    })?;
+    Ok(ArchiveIdentity {
+        system_identifier: SystemIdentifier::new(number),
+        first_timeline: TimelineId::new(json.first_timeline)
+            .map_err(|error| FormatError::new(error.to_string()))?,
+        segment_size: SegmentSize::new(json.segment_size)
+            .map_err(|error| FormatError::new(error.to_string()))?,
+    })
+}
+
+fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, FormatError> {
+    serde_json::from_slice(text).map_err(|error| FormatError::new(error.to_string()))
+}
+
+fn line<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut text = serde_json::to_vec(value).expect("a struct of texts and numbers is always JSON");
+    text.push(b'\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::format::side_json::{
+        parse_archive, parse_started, print_archive, print_started,
+    };
+    use crate::catalog::{ArchiveIdentity, BackupMethod, StartedRecord};
+    use crate::pgdata::SystemIdentifier;
+    use crate::wal::{SegmentSize, TimelineId};
+
+    #[test]
+    fn the_claim_of_an_id_round_trips() {
+        let started = StartedRecord {
+            tool: "barman-cloud 0.1.0".into(),
+            name: Some("nightly".into()),
+            method: BackupMethod::Files,
+            started: "2026-11-20T23:58:32.123456789Z".parse().expect("time"),
+            host: "db1".into(),
+            process: 4711,
+        };
+        assert_eq!(parse_started(&print_started(&started)), Ok(started));
+        assert!(parse_started(b"{}").is_err());
+    }
+
+    #[test]
+    fn the_identity_of_an_archive_round_trips() {
+        let identity = ArchiveIdentity {
+            system_identifier: SystemIdentifier::new(7710407064033732751),
+            first_timeline: TimelineId::new(3).expect("3"),
+            segment_size: SegmentSize::DEFAULT,
+        };
+        let text = print_archive(&identity);
+        assert_eq!(
+            String::from_utf8(text.clone()).expect("utf-8"),
+            "{\"format\":1,\"systemid\":\"7710407064033732751\",\"first_timeline\":3,\"segment_size\":16777216}\n"
+        );
+        assert_eq!(parse_archive(&text), Ok(identity));
+    }
+}

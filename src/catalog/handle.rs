@@ -1,0 +1,433 @@
+//! Reading the catalog: one recursive LIST below `base/`, then small GETs in parallel.
+
+use crate::catalog::backup::time_of;
+use crate::catalog::format::{backup_info, backup_json, side_json};
+use crate::catalog::{
+    Backup, BackupId, BackupInfo, BackupSelector, BackupStatus, CatalogError, CatalogListing, Keep,
+    Layout, Leftover, SelectError, StartedRecord, UnreadableBackup,
+};
+use crate::flow::Limits;
+use crate::store::{ListEntry, ObjectKey, Store};
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+
+pub const BACKUP_INFO: &str = "backup.info";
+pub const BACKUP_JSON: &str = "backup.json";
+pub const STARTED_JSON: &str = "started.json";
+pub const KEEP: &str = "annotations/keep";
+
+/// How long a run may leave no trace in its folder before it counts as abandoned: longer than
+/// the upload of the largest tarball may take.
+pub const ABANDONED_AFTER: SignedDuration = SignedDuration::from_hours(48);
+
+/// Between `backup.json` and `backup.info` of one publication lie two requests and their
+/// retries; after this long the second is not coming.
+const PUBLICATION_MAX: SignedDuration = SignedDuration::from_hours(1);
+
+/// GETs of small objects in flight, whatever `--jobs` says: they cost nothing but waiting.
+const READS_AT_ONCE: usize = 32;
+
+/// The backups, WAL and identity of one server name. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Catalog {
+    store: Store,
+    layout: Layout,
+}
+
+/// What the objects in one folder make it.
+enum Folder {
+    Backup(Box<Backup>),
+    Unreadable(Box<UnreadableBackup>),
+    Leftover(Leftover),
+    /// Neither a backup nor old enough to be swept.
+    Nothing,
+}
+
+impl Catalog {
+    pub fn new(store: Store, layout: Layout) -> Self {
+        Self { store, layout }
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The URL of the server's folder, for people.
+    pub fn server(&self) -> String {
+        self.layout.root().to_string()
+    }
+
+    /// Reads the whole catalog. A malformed backup is reported beside the others; a store that
+    /// does not answer is an error, never an empty catalog.
+    ///
+    /// `now` tells a running backup from an abandoned one.
+    pub async fn load(
+        &self,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Result<CatalogListing, CatalogError> {
+        let folders = self.folders().await?;
+        let at_once = limits.jobs.get().max(READS_AT_ONCE);
+        let mut read = stream::iter(folders)
+            .map(|(id, objects)| self.read_folder(id, objects, now))
+            .buffered(at_once);
+        let mut listing = CatalogListing::default();
+        while let Some(folder) = read.try_next().await? {
+            match folder {
+                Folder::Backup(backup) => listing.backups.push(*backup),
+                Folder::Unreadable(unreadable) => listing.unreadable.push(*unreadable),
+                Folder::Leftover(leftover) => listing.leftovers.push(leftover),
+                Folder::Nothing => {}
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Reads one backup; `None` when there is none under this id.
+    pub async fn find(
+        &self,
+        id: &BackupId,
+        now: Timestamp,
+    ) -> Result<Option<Backup>, CatalogError> {
+        let objects: Vec<ListEntry> =
+            self.store.list(&self.layout.backup(id)).try_collect().await?;
+        match self.read_folder(id.clone(), sorted(objects), now).await? {
+            Folder::Backup(backup) => Ok(Some(*backup)),
+            Folder::Unreadable(unreadable) => Err(CatalogError::Unreadable {
+                id: unreadable.id,
+                object: unreadable.object,
+                reason: unreadable.reason,
+            }),
+            Folder::Leftover(_) | Folder::Nothing => Ok(None),
+        }
+    }
+
+    /// The id that a word of the command line stands for. An id is not looked up.
+    pub async fn resolve(
+        &self,
+        text: &str,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Result<BackupId, CatalogError> {
+        match BackupSelector::parse(text) {
+            BackupSelector::Id(id) => Ok(id),
+            selector => {
+                let listing = self.load(limits, now).await?;
+                listing.resolve(&selector).map_err(|error| self.unresolved(text, error))
+            }
+        }
+    }
+
+    /// The backup that a word of the command line stands for; it must be there.
+    pub async fn select(
+        &self,
+        text: &str,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Result<Backup, CatalogError> {
+        let id = self.resolve(text, limits, now).await?;
+        match self.find(&id, now).await? {
+            Some(backup) => Ok(backup),
+            None => Err(CatalogError::AbsentBackup { id, server: self.server() }),
+        }
+    }
+
+    pub(crate) fn unresolved(&self, text: &str, error: SelectError) -> CatalogError {
+        match error {
+            SelectError::Unknown => {
+                CatalogError::UnknownBackup { text: text.into(), server: self.server() }
+            }
+            SelectError::Ambiguous(ids) => CatalogError::AmbiguousName {
+                name: text.into(),
+                ids: ids.iter().map(ToString::to_string).collect(),
+            },
+        }
+    }
+
+    /// Everything below `base/`, by backup id; foreign folders are passed over.
+    async fn folders(&self) -> Result<BTreeMap<BackupId, Vec<ListEntry>>, CatalogError> {
+        let base = self.layout.base();
+        let mut folders: BTreeMap<BackupId, Vec<ListEntry>> = BTreeMap::new();
+        let mut entries = self.store.list(&base);
+        while let Some(entry) = entries.try_next().await? {
+            let relative = entry.key.as_str().strip_prefix(&base).and_then(|r| r.strip_prefix('/'));
+            let Some((folder, _)) = relative.and_then(|relative| relative.split_once('/')) else {
+                continue;
+            };
+            if let Ok(id) = BackupId::parse(folder) {
+                folders.entry(id).or_default().push(entry);
+            }
+        }
+        Ok(folders.into_iter().map(|(id, objects)| (id, sorted(objects))).collect())
+    }
+
+    async fn read_folder(
+        &self,
+        id: BackupId,
+        objects: Vec<ListEntry>,
+        now: Timestamp,
+    ) -> Result<Folder, CatalogError> {
+        let there = |name: &str| {
+            let key = self.layout.backup_object(&id, name);
+            objects.iter().find(|entry| entry.key == key)
+        };
+        let newest = objects.iter().map(|entry| entry.modified).max();
+        let untouched_for =
+            newest.map_or(SignedDuration::ZERO, |newest| now.duration_since(newest));
+        if there(BACKUP_INFO).is_some() {
+            let has_record = there(BACKUP_JSON).is_some();
+            let keep = self.read_keep(&id, there(KEEP).is_some()).await?;
+            return self.read_ended(id, objects, has_record, keep).await;
+        }
+        let sweepable = match there(BACKUP_JSON) {
+            // Barman deleted a backup of ours, or its publication broke off.
+            Some(record) => now.duration_since(record.modified) > PUBLICATION_MAX,
+            None if there(STARTED_JSON).is_some() && untouched_for <= ABANDONED_AFTER => {
+                return self.read_started(id, objects).await;
+            }
+            None => untouched_for > ABANDONED_AFTER,
+        };
+        Ok(if sweepable { Folder::Leftover(Leftover { id, objects }) } else { Folder::Nothing })
+    }
+
+    /// A backup with `backup.info`: ended, or one of Barman's that runs.
+    async fn read_ended(
+        &self,
+        id: BackupId,
+        objects: Vec<ListEntry>,
+        has_record: bool,
+        keep: Option<Keep>,
+    ) -> Result<Folder, CatalogError> {
+        let name = if has_record { BACKUP_JSON } else { BACKUP_INFO };
+        let key = self.layout.backup_object(&id, name);
+        let Some(content) = self.store.get(&key).await? else {
+            // Deleted since it was listed.
+            return Ok(Folder::Nothing);
+        };
+        let parsed = if has_record {
+            parse_record(&id, &content).map(|record| (record.info.clone(), Some(record)))
+        } else {
+            parse_info(&content).map(|info| (info, None))
+        };
+        Ok(match parsed {
+            Ok((mut info, record)) => {
+                // An end that was not reached must not be published: consumers take it for done.
+                if info.status() != BackupStatus::Done {
+                    info.end_time = None;
+                }
+                Folder::Backup(Box::new(Backup { id, info, record, started: None, objects, keep }))
+            }
+            Err(reason) => {
+                let object = self.store.url_of(&key);
+                Folder::Unreadable(Box::new(UnreadableBackup { id, object, reason, objects, keep }))
+            }
+        })
+    }
+
+    /// One of ours that runs: `started.json` is its only trace.
+    async fn read_started(
+        &self,
+        id: BackupId,
+        objects: Vec<ListEntry>,
+    ) -> Result<Folder, CatalogError> {
+        let key = self.layout.backup_object(&id, STARTED_JSON);
+        let Some(content) = self.store.get(&key).await? else { return Ok(Folder::Nothing) };
+        Ok(match side_json::parse_started(&content) {
+            Ok(started) => {
+                let info = info_of_started(&started);
+                let (record, keep) = (None, None);
+                Folder::Backup(Box::new(Backup {
+                    id,
+                    info,
+                    record,
+                    started: Some(started),
+                    objects,
+                    keep,
+                }))
+            }
+            Err(error) => Folder::Unreadable(Box::new(UnreadableBackup {
+                id,
+                object: self.store.url_of(&key),
+                reason: error.to_string(),
+                objects,
+                keep: None,
+            })),
+        })
+    }
+
+    pub(crate) async fn read_keep(
+        &self,
+        id: &BackupId,
+        listed: bool,
+    ) -> Result<Option<Keep>, CatalogError> {
+        if !listed {
+            return Ok(None);
+        }
+        let key: ObjectKey = self.layout.backup_object(id, KEEP);
+        Ok(self.store.get(&key).await?.map(|content| Keep::parse(&content)))
+    }
+}
+
+fn sorted(mut objects: Vec<ListEntry>) -> Vec<ListEntry> {
+    objects.sort_by(|one, other| one.key.cmp(&other.key));
+    objects
+}
+
+fn parse_record(id: &BackupId, content: &Bytes) -> Result<crate::catalog::BackupRecord, String> {
+    let record = backup_json::parse(content).map_err(|error| error.to_string())?;
+    if record.id == *id {
+        Ok(record)
+    } else {
+        Err(format!("it is the record of backup \"{}\"", record.id))
+    }
+}
+
+fn parse_info(content: &Bytes) -> Result<BackupInfo, String> {
+    let text = std::str::from_utf8(content).map_err(|_| "it is not UTF-8 text".to_string())?;
+    backup_info::parse(text).map_err(|error| error.to_string())
+}
+
+/// What can be told of a backup before PostgreSQL was asked anything.
+fn info_of_started(started: &StartedRecord) -> BackupInfo {
+    BackupInfo {
+        backup_name: started.name.clone(),
+        // The key under which `show` prints, and which consumers look for.
+        server_name: Some("cloud".into()),
+        status: Some(BackupStatus::Started),
+        ..BackupInfo::default()
+    }
+}
+
+/// Whether a backup that says STARTED has shown no sign of life for [`ABANDONED_AFTER`].
+pub fn is_abandoned(backup: &Backup, now: Timestamp) -> bool {
+    let newest = backup.objects.iter().map(|entry| entry.modified).max();
+    let sign_of_life = newest.unwrap_or_else(|| time_of(&backup.id));
+    backup.status() == BackupStatus::Started && now.duration_since(sign_of_life) > ABANDONED_AFTER
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::fixtures::{self, limits, now, write};
+    use crate::catalog::{
+        ABANDONED_AFTER, BackupId, BackupStatus, Catalog, CatalogError, CatalogListing, KeepTarget,
+        is_abandoned,
+    };
+
+    async fn load(catalog: &Catalog) -> CatalogListing {
+        catalog.load(&limits(), now()).await.expect("loads")
+    }
+
+    fn ids(listing: &CatalogListing) -> Vec<&str> {
+        listing.backups.iter().map(|backup| backup.id.as_str()).collect()
+    }
+
+    fn id(text: &str) -> BackupId {
+        BackupId::parse(text).expect("id")
+    }
+
+    #[tokio::test]
+    async fn the_backups_of_barman_are_read_with_their_keeps_and_tarballs() {
+        let catalog = fixtures::catalog("contract", "pg15", "main").await;
+        let listing = load(&catalog).await;
+        assert_eq!(
+            ids(&listing),
+            [
+                "20261120T235832",
+                "20261120T235852",
+                "20261120T235911",
+                "20261121T000052",
+                "20261121T000057"
+            ]
+        );
+        let kept: Vec<_> = listing.backups.iter().map(|backup| backup.kept()).collect();
+        assert_eq!(kept, [None, None, Some(KeepTarget::Standalone), None, None]);
+        let tarballs = |index: usize| listing.backups[index].tarballs().expect("complete").len();
+        assert_eq!((tarballs(0), tarballs(1)), (2, 8));
+        assert!(listing.unreadable.is_empty() && listing.leftovers.is_empty());
+    }
+
+    #[tokio::test]
+    async fn names_shortcuts_and_ids_select_a_backup() {
+        let catalog = fixtures::catalog("contract", "pg15", "main").await;
+        for (text, found) in [
+            ("nightly-gz", "20261120T235832"),
+            ("last", "20261121T000057"),
+            ("20261120T235911", "20261120T235911"),
+        ] {
+            let backup = catalog.select(text, &limits(), now()).await.expect(text);
+            assert_eq!(backup.id.as_str(), found);
+        }
+        let unknown = catalog.select("nobody", &limits(), now()).await.expect_err("unknown");
+        assert_eq!(
+            unknown.to_string(),
+            "backup \"nobody\" does not exist for server \"pg15/main\""
+        );
+        let absent = catalog.select("20200101T000000", &limits(), now()).await.expect_err("absent");
+        assert!(matches!(absent, CatalogError::AbsentBackup { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_malformed_backup_does_not_hide_the_others() {
+        let catalog = fixtures::catalog("contract", "pg15", "main").await;
+        let key = "pg15/main/base/20261120T235852/backup.info";
+        write(catalog.store(), key, "status").await;
+        let listing = load(&catalog).await;
+        assert_eq!(listing.backups.len(), 4);
+        assert_eq!(listing.unreadable.len(), 1);
+        let error = catalog.find(&id("20261120T235852"), now()).await.expect_err("malformed");
+        assert_eq!(
+            error.to_string(),
+            "cannot read backup \"20261120T235852\": object \"memory:/pg15/main/base/20261120T235852/backup.info\" is malformed: line 1 has no \"=\""
+        );
+    }
+
+    #[tokio::test]
+    async fn a_folder_without_backup_info_is_no_backup_and_is_swept_when_it_is_old() {
+        let catalog = fixtures::empty_catalog();
+        let folder = "p/main/base/20260101T000000";
+        write(catalog.store(), &format!("{folder}/backup.json"), "{}").await;
+        write(catalog.store(), &format!("{folder}/index/data.jsonl.zst"), "").await;
+        write(catalog.store(), "p/main/base/notes/backup.info", "status=DONE").await;
+        let listing = load(&catalog).await;
+        assert_eq!(listing, CatalogListing::default());
+        let later = now() + ABANDONED_AFTER + ABANDONED_AFTER;
+        let listing = catalog.load(&limits(), later).await.expect("loads");
+        assert!(listing.backups.is_empty());
+        assert_eq!(listing.leftovers.len(), 1);
+        assert_eq!(listing.leftovers[0].objects.len(), 2);
+        assert_eq!(catalog.find(&id("20260101T000000"), later).await.expect("absent"), None);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_not_reached_is_not_read() {
+        let catalog = fixtures::catalog("lab", "sb", "srv").await;
+        let key = "sb/srv/base/20261121T000016/backup.info";
+        let text = std::fs::read_to_string(fixtures::path("lab").join(key)).expect("fixture");
+        write(catalog.store(), key, text.replace("status=DONE", "status=FAILED")).await;
+        let listing = load(&catalog).await;
+        assert_eq!(listing.backups[0].status(), BackupStatus::Failed);
+        assert_eq!(listing.backups[0].info.end_time, None);
+    }
+
+    #[tokio::test]
+    async fn a_started_backup_of_barman_stays_listed_and_age_reveals_that_it_is_abandoned() {
+        let catalog = fixtures::catalog("lab", "kill", "srv").await;
+        let later = now() + ABANDONED_AFTER + ABANDONED_AFTER;
+        let listing = catalog.load(&limits(), later).await.expect("loads");
+        let backup = &listing.backups[0];
+        assert_eq!(backup.status(), BackupStatus::Started);
+        assert!(is_abandoned(backup, later) && !is_abandoned(backup, now()));
+    }
+
+    #[tokio::test]
+    async fn an_empty_bucket_is_an_empty_catalog() {
+        let catalog = fixtures::empty_catalog();
+        assert_eq!(load(&catalog).await, CatalogListing::default());
+    }
+}

@@ -1,0 +1,322 @@
+//! Writing the catalog. Every object is written once, so that locked and write-once buckets
+//! work and a reader never sees a backup change.
+//!
+//! ```text
+//! started.json      claims the id (conditional create)
+//! …tarballs…        crash here: only started.json tells; its age reveals the abandoned run
+//! backup.json       crash behind it: no backup.info, so no backup; swept by the next delete
+//! backup.info       the switch: from here on both tools list the backup
+//! ```
+
+use crate::catalog::format::{backup_info, backup_json, side_json, time};
+use crate::catalog::handle::{BACKUP_INFO, BACKUP_JSON, KEEP, STARTED_JSON};
+use crate::catalog::{
+    ArchiveIdentity, BackupId, BackupRecord, BackupStatus, Catalog, CatalogError, Keep, KeepTarget,
+    StartedRecord,
+};
+use crate::store::{ObjectKey, PutMode, PutOptions, PutOutcome};
+use bytes::Bytes;
+use futures::stream::TryStreamExt;
+use jiff::{SignedDuration, Timestamp};
+
+/// Seconds tried after the one in which a backup starts. More than this many backups do not
+/// start in one minute.
+const CLAIMS_MAX: i64 = 60;
+
+impl Catalog {
+    /// Claims an id for a backup that starts now: the second of `started`, or the next one
+    /// nobody has. Barman's folders count as taken.
+    pub async fn claim(&self, started: &StartedRecord) -> Result<BackupId, CatalogError> {
+        let candidate = |after: i64| {
+            let at = started.started.saturating_add(SignedDuration::from_secs(after));
+            BackupId::at(at.unwrap_or(Timestamp::MAX))
+        };
+        let content = Bytes::from(side_json::print_started(started));
+        for after in 0..CLAIMS_MAX {
+            let id = candidate(after);
+            if self.store().list(&self.layout().backup(&id)).try_next().await?.is_some() {
+                continue;
+            }
+            let key = self.layout().backup_object(&id, STARTED_JSON);
+            match self.write_once(&key, content.clone()).await {
+                Ok(()) => return Ok(id),
+                Err(CatalogError::WrittenOtherwise { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CatalogError::NoFreeId { first: candidate(0), last: candidate(CLAIMS_MAX - 1) })
+    }
+
+    /// Writes the record of a backup that ended: `backup.json`, then `backup.info`. Everything
+    /// else must be complete and verified. May be repeated with the same record.
+    pub async fn publish(&self, record: &BackupRecord) -> Result<(), CatalogError> {
+        let record = publishable(record);
+        let (id, layout) = (&record.id, self.layout());
+        let json = Bytes::from(backup_json::print(&record));
+        self.write_once(&layout.backup_object(id, BACKUP_JSON), json).await?;
+        let info = Bytes::from(backup_info::print(&record.info));
+        self.write_once(&layout.backup_object(id, BACKUP_INFO), info).await
+    }
+
+    /// Whose WAL the archive holds; `None` before the first segment of ours.
+    pub async fn identity(&self) -> Result<Option<ArchiveIdentity>, CatalogError> {
+        let key = self.layout().archive_json();
+        let Some(content) = self.store().get(&key).await? else { return Ok(None) };
+        let malformed = |error: crate::catalog::format::FormatError| CatalogError::Malformed {
+            object: self.store().url_of(&key),
+            reason: error.to_string(),
+        };
+        side_json::parse_archive(&content).map(Some).map_err(malformed)
+    }
+
+    /// Makes the archive that of `ours`, unless it is another cluster's already.
+    ///
+    /// Fails with [`CatalogError::OtherCluster`] when the system identifiers differ. Returns
+    /// what is stored: timeline and segment size are those of the first claim.
+    pub async fn claim_identity(
+        &self,
+        ours: &ArchiveIdentity,
+    ) -> Result<ArchiveIdentity, CatalogError> {
+        let key = self.layout().archive_json();
+        let content = Bytes::from(side_json::print_archive(ours));
+        let outcome =
+            self.store().put(&key, content, PutMode::Create, &PutOptions::default()).await?;
+        if outcome == PutOutcome::Written {
+            return Ok(*ours);
+        }
+        match self.identity().await? {
+            Some(stored) => self.check_identity(&stored, ours).map(|()| stored),
+            None => Err(CatalogError::WrittenOtherwise { object: self.store().url_of(&key) }),
+        }
+    }
+
+    /// Compares the identity of an archive with that of the cluster at hand.
+    pub fn check_identity(
+        &self,
+        stored: &ArchiveIdentity,
+        ours: &ArchiveIdentity,
+    ) -> Result<(), CatalogError> {
+        if stored.system_identifier == ours.system_identifier {
+            return Ok(());
+        }
+        Err(CatalogError::OtherCluster {
+            archive: self.server(),
+            stored: stored.system_identifier,
+            ours: ours.system_identifier,
+        })
+    }
+
+    /// Puts a keep on a backup, which must be DONE; replaces one that is there.
+    pub async fn set_keep(
+        &self,
+        id: &BackupId,
+        target: KeepTarget,
+        now: Timestamp,
+    ) -> Result<(), CatalogError> {
+        let Some(backup) = self.find(id, now).await? else {
+            return Err(CatalogError::AbsentBackup { id: id.clone(), server: self.server() });
+        };
+        if backup.status() != BackupStatus::Done {
+            return Err(CatalogError::NotDone { id: id.clone(), status: backup.status() });
+        }
+        let key = self.layout().backup_object(id, KEEP);
+        let content = Bytes::from_static(target.as_str().as_bytes());
+        self.store().put(&key, content, PutMode::Overwrite, &PutOptions::default()).await?;
+        Ok(())
+    }
+
+    /// Takes the keep off a backup; without one, or without the backup, nothing happens.
+    pub async fn release_keep(&self, id: &BackupId) -> Result<(), CatalogError> {
+        let key = self.layout().backup_object(id, KEEP);
+        for (_, answer) in self.store().delete(vec![key]).await {
+            answer?;
+        }
+        Ok(())
+    }
+
+    /// The keep of a backup; `None` also when there is no such backup.
+    pub async fn keep(&self, id: &BackupId) -> Result<Option<Keep>, CatalogError> {
+        self.read_keep(id, true).await
+    }
+
+    /// Writes an object that must not be there, or be there with this very content: a repeated
+    /// run, or our own write whose answer was lost.
+    async fn write_once(&self, key: &ObjectKey, content: Bytes) -> Result<(), CatalogError> {
+        let options = PutOptions::default();
+        match self.store().put(key, content.clone(), PutMode::Create, &options).await? {
+            PutOutcome::Written => Ok(()),
+            PutOutcome::AlreadyThere => match self.store().get(key).await? {
+                Some(stored) if stored == content => Ok(()),
+                _ => Err(CatalogError::WrittenOtherwise { object: self.store().url_of(key) }),
+            },
+        }
+    }
+}
+
+/// The record as it is published: times in UTC in both files, and no end that was not reached.
+fn publishable(record: &BackupRecord) -> BackupRecord {
+    let mut record = record.clone();
+    let info = &mut record.info;
+    info.begin_time = info.begin_time.as_ref().map(time::in_utc);
+    info.end_time = info.end_time.as_ref().map(time::in_utc);
+    if info.status() != BackupStatus::Done {
+        info.end_time = None;
+    }
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::fixtures::{empty_catalog, keys, limits, now, write};
+    use crate::catalog::format::time;
+    use crate::catalog::{
+        ArchiveIdentity, BackupId, BackupInfo, BackupMethod, BackupRecord, BackupStatus,
+        CatalogError, KeepTarget, StartedRecord,
+    };
+    use crate::pgdata::SystemIdentifier;
+    use crate::wal::{SegmentSize, TimelineId};
+    use jiff::Timestamp;
+
+    fn started(at: Timestamp, process: u32) -> StartedRecord {
+        StartedRecord {
+            tool: "barman-cloud 0.1.0".into(),
+            name: Some("nightly".into()),
+            method: BackupMethod::Files,
+            started: at,
+            host: "db1".into(),
+            process,
+        }
+    }
+
+    fn record(id: &BackupId, status: BackupStatus) -> BackupRecord {
+        let time = |text| Some(time::parse(text).expect("time"));
+        BackupRecord {
+            id: id.clone(),
+            tool: "barman-cloud 0.1.0".into(),
+            method: BackupMethod::Files,
+            info: BackupInfo {
+                status: Some(status),
+                begin_time: time("2026-11-20 12:00:00+02:00"),
+                end_time: time("2026-11-20 12:00:09.5+02:00"),
+                server_name: Some("cloud".into()),
+                ..BackupInfo::default()
+            },
+            compression: None,
+            tarballs: Vec::new(),
+            statistics: None,
+            damaged_files: Vec::new(),
+            warnings: Vec::new(),
+            other: serde_json::Map::new(),
+        }
+    }
+
+    fn identity(system_identifier: u64) -> ArchiveIdentity {
+        ArchiveIdentity {
+            system_identifier: SystemIdentifier::new(system_identifier),
+            first_timeline: TimelineId::new(1).expect("1"),
+            segment_size: SegmentSize::DEFAULT,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clash_of_ids_takes_the_next_second() {
+        let catalog = empty_catalog();
+        let at: Timestamp = "2026-11-20T23:58:59.7Z".parse().expect("time");
+        let claim = |process| {
+            let (catalog, started) = (catalog.clone(), started(at, process));
+            async move { catalog.claim(&started).await.expect("claims").to_string() }
+        };
+        assert_eq!(claim(1).await, "20261120T235859");
+        write(catalog.store(), "p/main/base/20261120T235900/backup.info", "status=STARTED").await;
+        assert_eq!(claim(2).await, "20261120T235901");
+    }
+
+    #[tokio::test]
+    async fn backups_that_start_at_once_never_share_an_id() {
+        let catalog = empty_catalog();
+        let at: Timestamp = "2026-11-20T23:58:59Z".parse().expect("time");
+        let claims = (0..8).map(|process| {
+            let (catalog, started) = (catalog.clone(), started(at, process));
+            async move { catalog.claim(&started).await.expect("claims") }
+        });
+        let ids = futures::future::join_all(claims).await;
+        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_running_backup_is_listed_as_started_without_times() {
+        let catalog = empty_catalog();
+        let id = catalog.claim(&started(now(), 1)).await.expect("claims");
+        let listing = catalog.load(&limits(), now()).await.expect("loads");
+        let backup = &listing.backups[0];
+        assert_eq!((&backup.id, backup.status()), (&id, BackupStatus::Started));
+        assert_eq!(backup.name(), Some("nightly"));
+        assert!(backup.info.begin_time.is_none() && backup.info.end_time.is_none());
+    }
+
+    #[tokio::test]
+    async fn publication_writes_both_files_once_and_may_be_repeated() {
+        let catalog = empty_catalog();
+        let id = catalog.claim(&started(now(), 1)).await.expect("claims");
+        let mut record = record(&id, BackupStatus::Done);
+        catalog.publish(&record).await.expect("publishes");
+        catalog.publish(&record).await.expect("again");
+        assert_eq!(
+            keys(catalog.store()).await,
+            ["backup.info", "backup.json", "started.json"]
+                .map(|name| format!("p/main/base/{id}/{name}"))
+        );
+        let backup = catalog.find(&id, now()).await.expect("reads").expect("there");
+        let end = backup.info.end_time.as_ref().map(time::python);
+        assert_eq!(end.as_deref(), Some("2026-11-20 10:00:09.500000+00:00"));
+        assert!(backup.record.is_some());
+
+        record.info.error = Some("other".into());
+        let error = catalog.publish(&record).await.expect_err("other content");
+        assert!(matches!(error, CatalogError::WrittenOtherwise { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_failed_backup_is_published_without_an_end() {
+        let catalog = empty_catalog();
+        let id = BackupId::parse("20261120T120000").expect("id");
+        catalog.publish(&record(&id, BackupStatus::Failed)).await.expect("publishes");
+        let key = catalog.layout().backup_object(&id, "backup.info");
+        let text = catalog.store().get(&key).await.expect("reads").expect("there");
+        assert!(String::from_utf8_lossy(&text).contains("\nend_time=None\n"));
+    }
+
+    #[tokio::test]
+    async fn an_archive_belongs_to_the_first_cluster_that_claims_it() {
+        let catalog = empty_catalog();
+        assert_eq!(catalog.identity().await.expect("none"), None);
+        catalog.claim_identity(&identity(7301)).await.expect("claims");
+        let later =
+            ArchiveIdentity { first_timeline: TimelineId::new(5).expect("5"), ..identity(7301) };
+        assert_eq!(catalog.claim_identity(&later).await.expect("same"), identity(7301));
+        let error = catalog.claim_identity(&identity(7388)).await.expect_err("other");
+        assert_eq!(
+            error.to_string(),
+            "archive \"p/main\" belongs to system identifier 7301, this cluster has system identifier 7388"
+        );
+    }
+
+    #[tokio::test]
+    async fn keeps_are_set_on_done_backups_only_and_released() {
+        let catalog = empty_catalog();
+        let done = BackupId::parse("20261120T120000").expect("id");
+        let failed = BackupId::parse("20261120T130000").expect("id");
+        catalog.publish(&record(&done, BackupStatus::Done)).await.expect("publishes");
+        catalog.publish(&record(&failed, BackupStatus::Failed)).await.expect("publishes");
+        catalog.set_keep(&done, KeepTarget::Full, now()).await.expect("sets");
+        catalog.set_keep(&done, KeepTarget::Standalone, now()).await.expect("replaces");
+        let keep = catalog.keep(&done).await.expect("reads").expect("there");
+        assert_eq!(keep.target(), KeepTarget::Standalone);
+        catalog.release_keep(&done).await.expect("releases");
+        catalog.release_keep(&done).await.expect("again");
+        assert_eq!(catalog.keep(&done).await.expect("reads"), None);
+        let error = catalog.set_keep(&failed, KeepTarget::Full, now()).await.expect_err("failed");
+        assert!(matches!(error, CatalogError::NotDone { status: BackupStatus::Failed, .. }));
+    }
+}

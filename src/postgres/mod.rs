@@ -1,1 +1,40 @@
-//! postgres.
+//! The live PostgreSQL: where it is, how to get in, and a session that holds it in backup mode.
+//!
+//! ```text
+//! -d -h -p -U, PG* variables, service file, password file → ConnectOptions
+//!   → Session::connect     hosts in turn, TLS as sslmode says, SCRAM
+//!   → Session::facts       what the catalog records about the server
+//!   → start_backup → StartedBackup → stop → StoppedBackup
+//! ```
+//!
+//! A backup belongs to its session: PostgreSQL ends backup mode by itself when the
+//! connection ends, so dropping a [`StartedBackup`] or a crash of ours leaves nothing
+//! behind on the server. There is no reconnecting.
+//!
+//! PostgreSQL 10 to 18. Every wait listens to [`crate::flow::Cancel`]. Here is no
+//! replication protocol.
+
+mod backup_mode;
+mod conninfo;
+mod dial;
+mod error;
+mod facts;
+mod keywords;
+mod options;
+mod passfile;
+mod service;
+mod session;
+mod tls;
+mod tls_verify;
+mod uri;
+mod user;
+
+pub use backup_mode::{Checkpoint, StartedBackup, StoppedBackup};
+pub use error::PostgresError;
+pub use facts::{ServerFacts, TablespaceFact, TablespaceLocation};
+pub use options::{
+    ConnectOptions, ConnectTarget, HostAddress, HostOrder, HostTarget, Keepalives, Password,
+    SessionKind,
+};
+pub use session::{ConnectionWatch, ServerVersion, Session};
+pub use tls::{SslMode, TlsOptions};

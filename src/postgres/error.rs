@@ -1,0 +1,128 @@
+//! What can go wrong with PostgreSQL, in the words of who has to act.
+//!
+//! PostgreSQL's own message is kept whole; passwords are never part of any text here.
+
+use crate::postgres::ServerVersion;
+use tokio_postgres::error::{DbError, SqlState};
+
+/// `Display` is the primary message; [`PostgresError::detail`] and [`PostgresError::hint`]
+/// are the lines below it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PostgresError {
+    /// The connection settings contradict libpq's grammar or each other.
+    #[error("cannot use the connection settings: {reason}")]
+    ConninfoMalformed { reason: String },
+    /// No session: nothing listens, DNS, TLS, time-out, or the server turned us away for a
+    /// reason other than identity.
+    #[error("could not connect to PostgreSQL at {target}: {reason}")]
+    Connect { target: String, reason: String, hint: Option<String> },
+    /// The server does not accept who we say we are.
+    #[error("could not log in to PostgreSQL at {target} as user \"{user}\": {reason}")]
+    Authentication { target: String, user: String, reason: String, hint: Option<String> },
+    /// The role may not do what a backup needs.
+    #[error("cannot back up as role \"{role}\": permission is missing: {missing}")]
+    Privilege { role: String, missing: String, hint: String },
+    #[error("cannot back up PostgreSQL {version}: versions 10 to 18 are supported")]
+    TooOld { version: ServerVersion },
+    /// PostgreSQL answered with an error, or with something that cannot be.
+    #[error("could not {what}: {message}")]
+    Query {
+        what: &'static str,
+        code: Option<String>,
+        message: String,
+        detail: Option<String>,
+        hint: Option<String>,
+    },
+    /// The connection ended; a backup in progress ended with it.
+    #[error("lost the connection to PostgreSQL: {reason}")]
+    ConnectionLost { reason: String },
+    #[error("the command was told to stop")]
+    Cancelled,
+}
+
+impl PostgresError {
+    pub fn detail(&self) -> Option<&str> {
+        match self {
+            Self::Query { detail, .. } => detail.as_deref(),
+            _ => None,
+        }
+    }
+
+    pub fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Connect { hint, .. }
+            | Self::Authentication { hint, .. }
+            | Self::Query { hint, .. } => hint.as_deref(),
+            Self::Privilege { hint, .. } => Some(hint),
+            Self::TooOld { .. } => Some("Upgrade PostgreSQL, or back it up with an older tool."),
+            Self::ConninfoMalformed { .. } | Self::ConnectionLost { .. } | Self::Cancelled => None,
+        }
+    }
+
+    pub(crate) fn malformed(reason: impl Into<String>) -> Self {
+        Self::ConninfoMalformed { reason: reason.into() }
+    }
+
+    /// The server's answer to `what` makes no sense.
+    pub(crate) fn odd_answer(what: &'static str, message: impl Into<String>) -> Self {
+        Self::Query { what, code: None, message: message.into(), detail: None, hint: None }
+    }
+
+    /// Translates a failed statement; `role` ran it to do `what`.
+    pub(crate) fn of_statement(
+        what: &'static str,
+        role: &str,
+        error: &tokio_postgres::Error,
+    ) -> Self {
+        match error.as_db_error() {
+            Some(db) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => Self::Privilege {
+                role: role.into(),
+                missing: db.message().into(),
+                hint: grant_hint(role),
+            },
+            Some(db) if ends_the_session(db) => Self::ConnectionLost { reason: message_of(db) },
+            Some(db) => Self::Query {
+                what,
+                code: Some(db.code().code().into()),
+                message: message_of(db),
+                detail: db.detail().map(Into::into),
+                hint: db.hint().map(Into::into),
+            },
+            // An answer that does not decode is the only failure that leaves the session.
+            None if error.to_string().starts_with("error deserializing") => {
+                Self::odd_answer(what, reason_of(error))
+            }
+            None => Self::ConnectionLost { reason: reason_of(error) },
+        }
+    }
+}
+
+/// The statements that let `role` take backups; contract §8.2.
+pub(crate) fn grant_hint(role: &str) -> String {
+    let quoted = role.replace('"', "\"\"");
+    format!(
+        "As a superuser, run: GRANT pg_monitor TO \"{quoted}\"; and GRANT EXECUTE on the missing functions."
+    )
+}
+
+/// Class 57P: an administrator or a crash ended the session.
+fn ends_the_session(error: &DbError) -> bool {
+    matches!(error.severity(), "FATAL" | "PANIC")
+}
+
+/// PostgreSQL's primary message with its code: `database is shutting down (57P03)`.
+pub(crate) fn message_of(error: &DbError) -> String {
+    format!("{} ({})", error.message(), error.code().code())
+}
+
+/// The innermost cause in words; the outer layers only repeat that something failed.
+pub(crate) fn reason_of(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return message_of(db);
+    }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

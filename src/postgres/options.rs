@@ -1,0 +1,467 @@
+//! From command line, environment and files to one resolved set of connection options.
+//!
+//! Strongest first, as in libpq: connection string, service file, `PG*` variables,
+//! defaults. Source: `conninfo_add_defaults` and `pqConnectOptions2`, PostgreSQL
+//! src/interfaces/libpq/fe-connect.c; how `-d`, `-h`, `-p` and `-U` combine: contract §8.1.
+
+use crate::postgres::PostgresError;
+use crate::postgres::conninfo::{Settings, parse_conninfo};
+use crate::postgres::keywords::{KEYWORDS, refuse_unsupported};
+use crate::postgres::passfile::{PasswordQuery, find_password, read_passfile};
+use crate::postgres::service::apply_service;
+use crate::postgres::tls::TlsOptions;
+use crate::postgres::uri::{parse_uri, without_scheme};
+use crate::postgres::user::{home_of_uid, name_of_uid};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+use tokio_postgres::config::ChannelBinding;
+use tracing::warn;
+
+/// Where to connect, as typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectTarget {
+    /// A database name, a connection string (anything with `=`) or a `postgresql://` URI.
+    /// A connection string or URI stands alone: the other fields are not looked at.
+    pub dbname: String,
+    pub host: Option<String>,
+    pub port: Option<String>,
+    pub user: Option<String>,
+}
+
+/// Everything that [`crate::postgres::Session::connect`] needs; nothing is looked up later
+/// but host names and TLS files.
+#[derive(Clone, Debug)]
+pub struct ConnectOptions {
+    /// Tried in turn; never empty.
+    pub hosts: Vec<HostTarget>,
+    pub host_order: HostOrder,
+    pub user: String,
+    pub dbname: String,
+    pub application_name: String,
+    /// Command-line options for the server process.
+    pub options: Option<String>,
+    /// Settings made right after connecting (`PGTZ`, `PGDATESTYLE`).
+    pub session_settings: Vec<(&'static str, String)>,
+    pub session_kind: SessionKind,
+    /// For each address, from the first packet to a ready session.
+    pub connect_timeout: Option<Duration>,
+    pub keepalives: Option<Keepalives>,
+    pub tcp_user_timeout: Option<Duration>,
+    pub tls: TlsOptions,
+    pub channel_binding: ChannelBinding,
+    /// The operating system user that must run the server behind a Unix socket.
+    pub require_peer: Option<String>,
+}
+
+/// One place where PostgreSQL may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostTarget {
+    /// The host's name as given, against which its certificate is checked.
+    pub name: Option<String>,
+    pub address: HostAddress,
+    pub port: u16,
+    pub password: Option<Password>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostAddress {
+    /// To be resolved; every address is tried.
+    Name(String),
+    Ip(IpAddr),
+    /// The directory of a Unix socket; one that begins with `@` is in the abstract namespace.
+    SocketDirectory(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostOrder {
+    AsGiven,
+    Random,
+}
+
+/// `target_session_attrs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionKind {
+    Any,
+    ReadWrite,
+    ReadOnly,
+    Primary,
+    Standby,
+    PreferStandby,
+}
+
+/// When TCP asks a silent peer whether it is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalives {
+    pub idle: Duration,
+    pub interval: Duration,
+    pub count: u32,
+}
+
+/// Prints as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(String);
+
+/// Looks up one environment variable.
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Where distributions' libpq looks for sockets: Debian's and Red Hat's place, then upstream's.
+const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
+/// `PGSYSCONFDIR` as Debian, Red Hat and upstream build it.
+const CONFIG_DIRECTORIES: [&str; 3] =
+    ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/usr/local/pgsql/etc"];
+const DEFAULT_PORT: u16 = 5432;
+
+/// A backup keeps its session idle for hours while it copies; the kernel's two hours of
+/// silence would notice a lost server too late, and firewalls forget idle connections.
+const KEEPALIVES: Keepalives =
+    Keepalives { idle: Duration::from_secs(60), interval: Duration::from_secs(10), count: 6 };
+
+impl ConnectOptions {
+    /// Resolves `target` for a program that calls itself `application_name` unless told
+    /// otherwise. Reads the service file, the password file and the user database.
+    pub fn resolve(
+        target: &ConnectTarget,
+        application_name: &str,
+        environment: Environment<'_>,
+    ) -> Result<Self, PostgresError> {
+        let mut settings = settings_of(target)?;
+        let account = Account::look_up(environment);
+        add_service(&mut settings, &account, environment)?;
+        add_environment(&mut settings, environment);
+        refuse_unsupported(&settings)?;
+        let user = user(&settings, &account)?;
+        let dbname = settings.non_empty("dbname").unwrap_or(&user).to_string();
+        Ok(Self {
+            hosts: hosts(&settings, &account, &user, &dbname)?,
+            host_order: host_order(&settings)?,
+            application_name: ["application_name", "fallback_application_name"]
+                .iter()
+                .find_map(|name| settings.get(name))
+                .unwrap_or(application_name)
+                .into(),
+            options: settings.non_empty("options").map(Into::into),
+            session_settings: session_settings(environment),
+            session_kind: session_kind(&settings)?,
+            connect_timeout: connect_timeout(&settings)?,
+            keepalives: keepalives(&settings)?,
+            tcp_user_timeout: positive(&settings, "tcp_user_timeout")?
+                .map(|millis| Duration::from_millis(u64::from(millis))),
+            tls: TlsOptions::resolve(&settings, account.home.as_deref())?,
+            channel_binding: channel_binding(&settings)?,
+            require_peer: settings.non_empty("requirepeer").map(Into::into),
+            user,
+            dbname,
+        })
+    }
+}
+
+/// The operating system's view of who runs the program.
+struct Account {
+    uid: u32,
+    name: Option<String>,
+    home: Option<PathBuf>,
+}
+
+impl Account {
+    /// A container's user often has a number only: name and home are then absent, which
+    /// matters only where they are needed.
+    fn look_up(environment: Environment<'_>) -> Self {
+        let uid = rustix::process::geteuid().as_raw();
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let home = environment("HOME").filter(|home| !home.is_empty());
+        Self {
+            uid,
+            name: name_of_uid(&passwd, uid).map(Into::into),
+            home: home.or_else(|| home_of_uid(&passwd, uid).map(Into::into)).map(Into::into),
+        }
+    }
+}
+
+fn settings_of(target: &ConnectTarget) -> Result<Settings, PostgresError> {
+    let alone = if let Some(rest) = without_scheme(&target.dbname) {
+        Some(parse_uri(rest)?)
+    } else if target.dbname.contains('=') {
+        Some(parse_conninfo(&target.dbname)?)
+    } else {
+        None
+    };
+    if let Some(settings) = alone {
+        if target.host.is_some() || target.port.is_some() || target.user.is_some() {
+            warn!("options --host, --port and --user do not count beside a connection string");
+        }
+        return Ok(settings);
+    }
+    let mut settings = Settings::default();
+    let dbname = Some(&target.dbname).filter(|dbname| !dbname.is_empty());
+    let given = [
+        ("dbname", dbname),
+        ("host", target.host.as_ref()),
+        ("port", target.port.as_ref()),
+        ("user", target.user.as_ref()),
+    ];
+    for (name, value) in given {
+        if let Some(value) = value {
+            settings.set(name, value.clone())?;
+        }
+    }
+    Ok(settings)
+}
+
+fn add_service(
+    settings: &mut Settings,
+    account: &Account,
+    environment: Environment<'_>,
+) -> Result<(), PostgresError> {
+    settings.set_default("service", || environment("PGSERVICE"));
+    let Some(service) = settings.non_empty("service").map(ToString::to_string) else {
+        return Ok(());
+    };
+    settings.set_default("servicefile", || environment("PGSERVICEFILE"));
+    let named = settings.non_empty("servicefile").map(PathBuf::from);
+    let mut files = Vec::new();
+    if named.is_none() {
+        files.extend(account.home.as_ref().map(|home| home.join(".pg_service.conf")));
+    }
+    let directories = match environment("PGSYSCONFDIR") {
+        Some(directory) => vec![directory],
+        None => CONFIG_DIRECTORIES.map(Into::into).to_vec(),
+    };
+    files.extend(
+        directories.into_iter().map(|directory| PathBuf::from(directory).join("pg_service.conf")),
+    );
+    apply_service(settings, &service, named.as_deref(), &files)
+}
+
+fn add_environment(settings: &mut Settings, environment: Environment<'_>) {
+    for keyword in &KEYWORDS {
+        if let Some(variable) = keyword.variable {
+            settings.set_default(keyword.name, || environment(variable));
+        }
+    }
+    settings.set_default("sslmode", || {
+        environment("PGREQUIRESSL").filter(|value| value.starts_with('1')).map(|_| "require".into())
+    });
+}
+
+fn user(settings: &Settings, account: &Account) -> Result<String, PostgresError> {
+    settings.non_empty("user").or(account.name.as_deref()).map(Into::into).ok_or_else(|| {
+        PostgresError::malformed(format!(
+            "could not look up local user ID {}: user does not exist (name a role with --user)",
+            account.uid
+        ))
+    })
+}
+
+fn hosts(
+    settings: &Settings,
+    account: &Account,
+    user: &str,
+    dbname: &str,
+) -> Result<Vec<HostTarget>, PostgresError> {
+    let list = |name| settings.non_empty(name).map(|text| text.split(',').collect::<Vec<_>>());
+    let (names, addresses) = (list("host"), list("hostaddr"));
+    if let (Some(names), Some(addresses)) = (&names, &addresses)
+        && names.len() != addresses.len()
+    {
+        return Err(PostgresError::malformed(format!(
+            "could not match {} host names to {} hostaddr values",
+            names.len(),
+            addresses.len()
+        )));
+    }
+    let count = names.as_ref().or(addresses.as_ref()).map_or(1, Vec::len);
+    let ports = ports(settings, count)?;
+    let mut hosts = Vec::new();
+    for (index, port) in ports.into_iter().enumerate() {
+        let pick = |list: &Option<Vec<&str>>| {
+            list.as_ref().map(|list| list[index].trim().to_string()).filter(|text| !text.is_empty())
+        };
+        hosts.extend(targets(pick(&names), pick(&addresses), port)?);
+    }
+    add_passwords(&mut hosts, settings, account, user, dbname);
+    Ok(hosts)
+}
+
+/// One port for each of `count` hosts; a single one serves all.
+fn ports(settings: &Settings, count: usize) -> Result<Vec<u16>, PostgresError> {
+    let Some(text) = settings.non_empty("port") else { return Ok(vec![DEFAULT_PORT; count]) };
+    let ports = text.split(',').map(parse_port).collect::<Result<Vec<_>, _>>()?;
+    match ports.len() {
+        1 => Ok(vec![ports[0]; count]),
+        given if given == count => Ok(ports),
+        given => Err(PostgresError::malformed(format!(
+            "could not match {given} port numbers to {count} hosts"
+        ))),
+    }
+}
+
+fn parse_port(text: &str) -> Result<u16, PostgresError> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(DEFAULT_PORT);
+    }
+    let port = text.parse().ok().filter(|&port| port != 0);
+    port.ok_or_else(|| PostgresError::malformed(format!("invalid port number: \"{text}\"")))
+}
+
+/// The targets of one host entry: one, except that an empty entry means the local sockets.
+fn targets(
+    name: Option<String>,
+    address: Option<String>,
+    port: u16,
+) -> Result<Vec<HostTarget>, PostgresError> {
+    let target = |name, address| HostTarget { name, address, port, password: None };
+    if let Some(address) = address {
+        let ip = address.parse().map_err(|_| {
+            PostgresError::malformed(format!("could not parse network address \"{address}\""))
+        })?;
+        return Ok(vec![target(name, HostAddress::Ip(ip))]);
+    }
+    Ok(match name {
+        None => SOCKET_DIRECTORIES
+            .map(|directory| target(None, HostAddress::SocketDirectory(directory.into())))
+            .to_vec(),
+        Some(directory) if directory.starts_with(['/', '@']) => {
+            vec![target(None, HostAddress::SocketDirectory(directory))]
+        }
+        Some(name) => vec![target(Some(name.clone()), HostAddress::Name(name))],
+    })
+}
+
+fn add_passwords(
+    hosts: &mut [HostTarget],
+    settings: &Settings,
+    account: &Account,
+    user: &str,
+    dbname: &str,
+) {
+    if let Some(password) = settings.non_empty("password") {
+        for host in hosts {
+            host.password = Some(Password(password.into()));
+        }
+        return;
+    }
+    let path = settings.non_empty("passfile").map(PathBuf::from);
+    let path = path.or_else(|| account.home.as_ref().map(|home| home.join(".pgpass")));
+    let Some(text) = path.and_then(|path| read_passfile(&path)) else { return };
+    for host in hosts {
+        let query = PasswordQuery { host: &passfile_host(host), port: host.port, dbname, user };
+        host.password = find_password(&text, &query).map(Password);
+    }
+}
+
+/// What the password file calls this host: the default sockets are `localhost`.
+fn passfile_host(host: &HostTarget) -> String {
+    match (&host.name, &host.address) {
+        (Some(name), _) | (None, HostAddress::Name(name)) => name.clone(),
+        (None, HostAddress::Ip(ip)) => ip.to_string(),
+        (None, HostAddress::SocketDirectory(directory)) => {
+            let is_default = SOCKET_DIRECTORIES.contains(&directory.as_str());
+            if is_default { "localhost".into() } else { directory.clone() }
+        }
+    }
+}
+
+/// Source: `EnvironmentOptions` in fe-connect.c; `PGGEQO` cannot matter to a backup.
+fn session_settings(environment: Environment<'_>) -> Vec<(&'static str, String)> {
+    [("TimeZone", "PGTZ"), ("DateStyle", "PGDATESTYLE")]
+        .into_iter()
+        .filter_map(|(setting, variable)| Some((setting, environment(variable)?)))
+        .filter(|(_, value)| value != "default")
+        .collect()
+}
+
+fn host_order(settings: &Settings) -> Result<HostOrder, PostgresError> {
+    choose(
+        settings,
+        "load_balance_hosts",
+        &[("disable", HostOrder::AsGiven), ("random", HostOrder::Random)],
+    )
+}
+
+fn session_kind(settings: &Settings) -> Result<SessionKind, PostgresError> {
+    let kinds = [
+        ("any", SessionKind::Any),
+        ("read-write", SessionKind::ReadWrite),
+        ("read-only", SessionKind::ReadOnly),
+        ("primary", SessionKind::Primary),
+        ("standby", SessionKind::Standby),
+        ("prefer-standby", SessionKind::PreferStandby),
+    ];
+    choose(settings, "target_session_attrs", &kinds)
+}
+
+fn channel_binding(settings: &Settings) -> Result<ChannelBinding, PostgresError> {
+    let modes = [
+        ("prefer", ChannelBinding::Prefer),
+        ("disable", ChannelBinding::Disable),
+        ("require", ChannelBinding::Require),
+    ];
+    choose(settings, "channel_binding", &modes)
+}
+
+/// The value of `name` among `choices`, whose first is the default.
+pub(crate) fn choose<T: Copy>(
+    settings: &Settings,
+    name: &str,
+    choices: &[(&str, T)],
+) -> Result<T, PostgresError> {
+    let Some(text) = settings.non_empty(name) else { return Ok(choices[0].1) };
+    choices
+        .iter()
+        .find(|(word, _)| *word == text)
+        .map(|&(_, value)| value)
+        .ok_or_else(|| PostgresError::malformed(format!("invalid {name} value: \"{text}\"")))
+}
+
+/// Zero and less mean "wait for ever"; one second is too short to be meant (libpq takes two).
+fn connect_timeout(settings: &Settings) -> Result<Option<Duration>, PostgresError> {
+    let seconds = positive(settings, "connect_timeout")?;
+    Ok(seconds.map(|seconds| Duration::from_secs(u64::from(seconds.max(2)))))
+}
+
+fn keepalives(settings: &Settings) -> Result<Option<Keepalives>, PostgresError> {
+    if integer(settings, "keepalives")? == Some(0) {
+        return Ok(None);
+    }
+    let seconds = |name, default| -> Result<Duration, PostgresError> {
+        Ok(positive(settings, name)?
+            .map_or(default, |seconds| Duration::from_secs(u64::from(seconds))))
+    };
+    Ok(Some(Keepalives {
+        idle: seconds("keepalives_idle", KEEPALIVES.idle)?,
+        interval: seconds("keepalives_interval", KEEPALIVES.interval)?,
+        count: positive(settings, "keepalives_count")?.unwrap_or(KEEPALIVES.count),
+    }))
+}
+
+/// The value of `name` when it is above zero; the others mean "the default".
+fn positive(settings: &Settings, name: &str) -> Result<Option<u32>, PostgresError> {
+    Ok(integer(settings, name)?
+        .and_then(|value| u32::try_from(value).ok())
+        .filter(|&value| value > 0))
+}
+
+fn integer(settings: &Settings, name: &str) -> Result<Option<i32>, PostgresError> {
+    let Some(text) = settings.non_empty(name) else { return Ok(None) };
+    i32::from_str(text.trim()).map(Some).map_err(|_| {
+        PostgresError::malformed(format!(
+            "invalid integer value \"{text}\" for connection option \"{name}\""
+        ))
+    })
+}
+
+impl Password {
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}

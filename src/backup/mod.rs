@@ -1,1 +1,299 @@
-//! backup.
+//! Taking a base backup: from a running PostgreSQL to tarballs in the store.
+//!
+//! ```text
+//! files → tar (jobs tarballs at once) → blocks → worker pool → parts → store
+//! ```
+//!
+//! Memory: a formula of jobs, workers and part size (`budget`), whatever the size of the
+//! database. No temporary files. Crash points: until `backup.json` and `backup.info` are
+//! written, which is last, the only trace of a run is `started.json` and objects that no
+//! reader looks at without a record.
+
+mod budget;
+mod copy;
+mod error;
+mod last;
+mod manifest;
+mod plan;
+mod prepare;
+mod produce;
+mod record;
+mod ship;
+mod source;
+mod survey;
+mod tally;
+mod wal;
+
+#[cfg(test)]
+mod copy_tests;
+
+pub use error::BackupError;
+pub(crate) use error::disk_error;
+pub use prepare::{BackupOptions, PageChecksums, WalConfirmation};
+
+use crate::backup::copy::{Carried, Destination, copy, write_tarball};
+use crate::backup::last::{label_file, read_control_file, read_external, write_last};
+use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
+use crate::backup::plan::{BackupPlan, cut};
+use crate::backup::prepare::{
+    areas, check_archive, check_name, external_files, freight, preflight,
+};
+use crate::backup::produce::{PageChecks, Production};
+use crate::backup::record::{Begun, Took, add_begin, add_end, facts_before};
+use crate::backup::ship::Freight;
+use crate::backup::survey::survey;
+use crate::backup::tally::Tally;
+use crate::backup::wal::{needed, wait_for_wal};
+use crate::catalog::{BackupId, BackupInfo, BackupMethod, Catalog, StartedRecord};
+use crate::disk::Accounts;
+use crate::flow::{Cancel, Limits};
+use crate::monitor::{Metric, Monitor, Phase};
+use crate::pgdata::{ControlFile, WalRange};
+use crate::postgres::{ServerFacts, Session, StartedBackup, StoppedBackup};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A backup that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupSummary {
+    pub id: BackupId,
+    pub tarballs: usize,
+    pub files: u64,
+    pub raw_bytes: u64,
+    pub stored_bytes: u64,
+    /// Pages whose checksum does not match, and the number of files they are in.
+    pub damaged_blocks: u64,
+    pub damaged_files: u64,
+}
+
+/// One run, from the claimed id on.
+struct Run<'a> {
+    id: BackupId,
+    catalog: &'a Catalog,
+    facts: ServerFacts,
+    control: ControlFile,
+    options: &'a BackupOptions,
+    limits: &'a Limits,
+    monitor: Arc<dyn Monitor>,
+    cancel: Cancel,
+    tally: Arc<Tally>,
+    begun: Instant,
+    info: BackupInfo,
+}
+
+/// Takes one base backup through PostgreSQL's low-level API.
+///
+/// The session stays open from start to stop: PostgreSQL ends backup mode by itself when the
+/// session is lost, so no failure leaves a server in backup mode. A run that fails or is
+/// cancelled is recorded as FAILED and takes its tarballs with it.
+pub async fn backup(
+    session: Session,
+    catalog: &Catalog,
+    options: &BackupOptions,
+    limits: &Limits,
+    monitor: Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<BackupSummary, BackupError> {
+    let begun = Instant::now();
+    session.check_privileges(cancel).await.map_err(BackupError::Postgres)?;
+    let facts = session.facts(cancel).await.map_err(BackupError::Postgres)?;
+    let control = preflight(&facts, options)?;
+    // Before the first byte: the archive may be another cluster's, the name may be taken.
+    check_archive(catalog, &facts).await?;
+    check_name(catalog, options, limits).await?;
+    let claim = StartedRecord {
+        tool: record::TOOL.into(),
+        name: options.name.clone(),
+        method: BackupMethod::Files,
+        started: options.now,
+        host: options.host.clone(),
+        process: std::process::id(),
+    };
+    let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
+    tracing::info!(backup_id = %id, "backup begins");
+    let info = facts_before(&facts, options);
+    let (monitor, cancel, tally) = (monitor, cancel.child(), Arc::new(Tally::default()));
+    let mut run =
+        Run { id, catalog, facts, control, options, limits, monitor, cancel, tally, begun, info };
+    match run.take(session).await {
+        Ok(summary) => {
+            run.monitor.phase(Phase::Done);
+            Ok(summary)
+        }
+        Err(error) => {
+            run.fail(&error).await;
+            Err(error)
+        }
+    }
+}
+
+impl Run<'_> {
+    /// The story between the claimed id and the published record.
+    async fn take(&mut self, session: Session) -> Result<BackupSummary, BackupError> {
+        self.monitor.phase(Phase::StartingBackup);
+        let label = format!("Barman backup cloud {}", self.id);
+        let started = session
+            .start_backup(&label, self.options.checkpoint, &self.cancel)
+            .await
+            .map_err(BackupError::Postgres)?;
+        let start = Begun {
+            lsn: started.begin,
+            timeline: started.timeline,
+            time: started.begin_time.clone(),
+        };
+        add_begin(&mut self.info, &start);
+
+        // Looked over only now: what appears later is brought by WAL replay.
+        let accounts = Accounts::of_this_machine();
+        let freight = freight(self.catalog, self.options, self.limits, &self.monitor, &self.cancel);
+        let destination =
+            Destination { layout: self.catalog.layout().clone(), id: self.id.clone() };
+        let version = prepare::manifest_version(&self.facts);
+        let key = self.catalog.layout().backup_object(&self.id, MANIFEST_NAME);
+        let manifest = ManifestUpload::begin(&freight, key, version)?;
+        let (plan, production) = self.plan(&start, &manifest, accounts).await?;
+
+        self.monitor.phase(Phase::CopyingFiles);
+        let copying = Instant::now();
+        let production = Arc::new(production);
+        let copied = self.copy_and_stop(started, &plan, &production, &freight, &destination).await;
+        let (carried, stopped) = match copied {
+            Ok(copied) => copied,
+            Err(error) => {
+                manifest.abandon().await;
+                return Err(error);
+            }
+        };
+        let took_copy = copying.elapsed();
+        add_end(&mut self.info, &stopped);
+        let range = WalRange { timeline: start.timeline, begin: start.lsn, end: stopped.end };
+        manifest.finish(range).await?;
+
+        let size = self.facts.wal_segment_size;
+        if let WalConfirmation::WaitUpTo(patience) = self.options.wal {
+            self.monitor.phase(Phase::WaitingForWal);
+            let needed = needed(start.timeline, start.lsn, stopped.end, size);
+            wait_for_wal(self.catalog, needed, size, patience, &self.cancel).await?;
+        }
+        // Everything is stored and confirmed: only the record makes it a backup.
+        self.publish(&carried, Took { copy: took_copy, total: self.begun.elapsed() }).await
+    }
+
+    /// Looks the cluster over and cuts it into tarballs.
+    async fn plan(
+        &self,
+        start: &Begun,
+        manifest: &ManifestUpload,
+        accounts: Accounts,
+    ) -> Result<(BackupPlan, Production), BackupError> {
+        let areas = areas(&self.facts, &self.control);
+        let (tally, cancel) = (Arc::clone(&self.tally), self.cancel.clone());
+        let looking = tokio::task::spawn_blocking(move || {
+            let mut surveyed = Vec::new();
+            for area in areas {
+                let survey = survey(&area, &tally, &cancel)?;
+                surveyed.push((area, survey));
+            }
+            Ok::<_, BackupError>(surveyed)
+        });
+        let areas = looking.await.expect("the looking thread neither panics nor is cancelled")?;
+        let surveys: Vec<_> = areas.iter().map(|(_, survey)| survey.clone()).collect();
+        let limit = self.options.tarball_bytes_max;
+        let plan = cut(&surveys, self.limits.jobs, limit, self.options.compression);
+        let expected = plan.tarballs.iter().map(|tarball| tarball.bytes).sum();
+        self.monitor.expect(Metric::ClusterBytes, expected);
+        let checked =
+            self.options.pages == PageChecksums::Verify && prepare::has_checksums(&self.control);
+        let placed = surveys
+            .iter()
+            .map(|survey| survey.big_files.iter().map(|file| file.path.clone()).collect())
+            .collect();
+        let production = Production {
+            areas,
+            placed,
+            accounts,
+            page_checks: checked.then_some(PageChecks {
+                begun_at: start.lsn,
+                relation_segment_pages: self.control.relation_segment_pages,
+            }),
+            manifest: manifest.manifest.clone(),
+            tally: Arc::clone(&self.tally),
+            cancel: self.cancel.child(),
+            monitor: Arc::clone(&self.monitor),
+        };
+        Ok((plan, production))
+    }
+
+    /// Copies everything, ends backup mode, and writes the tarball of what comes last.
+    async fn copy_and_stop(
+        &self,
+        started: StartedBackup,
+        plan: &BackupPlan,
+        production: &Arc<Production>,
+        freight: &Freight,
+        destination: &Destination,
+    ) -> Result<(Vec<Carried>, StoppedBackup), BackupError> {
+        let freight = &Freight { cancel: production.cancel.clone(), ..freight.clone() };
+        let copying = copy(plan, Arc::clone(production), freight, destination, self.limits.jobs);
+        // A backup whose session is lost cannot be ended: stop hours early.
+        let watch = started.watch();
+        let mut copying = std::pin::pin!(copying);
+        let mut carried = tokio::select! {
+            carried = &mut copying => carried?,
+            lost = watch.lost() => {
+                production.cancel.cancel();
+                let _ = copying.await;
+                return Err(BackupError::Postgres(lost));
+            }
+        };
+        self.cancel.check().map_err(|_| BackupError::Cancelled)?;
+
+        let pgdata = self.facts.data_directory.clone();
+        let mut files = external_files(&self.facts)
+            .iter()
+            .map(|path| read_external(path, &production.accounts))
+            .collect::<Result<Vec<_>, _>>()?;
+        // Not older than any page that was read, and before the stop, as PostgreSQL does.
+        files.insert(0, read_control_file(&pgdata, &production.accounts)?);
+        self.monitor.phase(Phase::StoppingBackup);
+        let restore_point = format!("barman_{}", self.id);
+        let stopped =
+            started.stop(&restore_point, &self.cancel).await.map_err(BackupError::Postgres)?;
+        prepare::check_timeline(self.info.timeline, stopped.timeline)?;
+        let modified = u64::try_from(stopped.end_time.timestamp().as_second()).unwrap_or(0);
+        files.push(label_file(stopped.label.as_str(), &pgdata, &production.accounts, modified)?);
+        let manifest = Arc::clone(&production.manifest);
+        let write = move |sink| write_last(&files, &manifest, sink);
+        carried.push(write_tarball(plan.last, freight, destination, write).await?);
+        Ok((carried, stopped))
+    }
+
+    async fn publish(&self, carried: &[Carried], took: Took) -> Result<BackupSummary, BackupError> {
+        let noticed = self.tally.noticed();
+        let (damaged_blocks, damaged_files) = (noticed.damaged_blocks, noticed.damaged_files);
+        let (id, info) = (self.id.clone(), self.info.clone());
+        let record = record::done(id, info, self.options, carried, noticed, self.limits, took);
+        self.catalog.publish(&record).await.map_err(BackupError::Catalog)?;
+        let statistics = record.statistics.as_ref();
+        Ok(BackupSummary {
+            id: record.id.clone(),
+            tarballs: record.tarballs.len(),
+            files: statistics.map_or(0, |statistics| statistics.files),
+            raw_bytes: statistics.map_or(0, |statistics| statistics.raw_bytes),
+            stored_bytes: statistics.map_or(0, |statistics| statistics.stored_bytes),
+            damaged_blocks,
+            damaged_files,
+        })
+    }
+
+    /// Takes finished tarballs away and records the failure, as far as the store answers.
+    async fn fail(&self, error: &BackupError) {
+        prepare::remove_objects(self.catalog, &self.id).await;
+        let reason = prepare::failure_reason(error);
+        let (id, info) = (self.id.clone(), self.info.clone());
+        let record = record::failed(id, info, self.options, reason, self.tally.noticed());
+        if let Err(error) = self.catalog.publish(&record).await {
+            tracing::warn!(backup_id = %self.id, %error, "could not record the failed backup");
+        }
+    }
+}

@@ -7,7 +7,7 @@
 //! command                                       args → options; report; exit code
 //! backup  restore  wal_archive  retention       verbs
 //! catalog                                       what lies where in the bucket
-//! postgres  disk  store                         the world
+//! postgres  disk  store  hook                   the world
 //! cloud                                         identity, endpoint, TLS
 //! tarball  codec  flow                          bytes → bytes; how much at once
 //! wal  pgdata  monitor                          values
@@ -26,6 +26,7 @@ pub mod catalog;
 
 // The world: one room per outside thing.
 pub mod disk;
+pub mod hook;
 pub mod postgres;
 pub mod store;
 

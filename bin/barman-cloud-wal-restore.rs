@@ -1,1 +1,8 @@
-fn main() {}
+//! `barman-cloud-wal-restore`.
+
+use barman_cloud::command::{Program, run};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run(Program::WalRestore, std::env::args_os().skip(1))
+}

@@ -1,1 +1,8 @@
-fn main() {}
+//! Integration tests: real processes, real PostgreSQL, real stores, real Barman.
+//!
+//! One binary, one file per subject. `scripts/test` prepares what they need and runs them;
+//! started by hand, a test whose emulator or Barman is missing says so on stderr and passes
+//! (in CI it fails).
+
+mod support;
+mod tidy;

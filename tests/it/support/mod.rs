@@ -1,0 +1,21 @@
+//! What the integration tests stand on.
+//!
+//! ```text
+//! commands   our binaries and Barman's, on any store
+//! stores     file, S3, Azure, GCS: one fresh bucket each
+//! cluster    PostgreSQL that is created, loaded, destroyed, recovered
+//! outside    what `scripts/test` has prepared: Barman, emulators
+//! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
+//! ```
+
+// Each test file uses its part of this.
+#![allow(dead_code)]
+
+pub mod cluster;
+pub mod commands;
+pub mod http;
+pub mod outside;
+pub mod process;
+pub mod scratch;
+pub mod stores;
+pub mod wait;

@@ -46,11 +46,11 @@ impl ManifestUpload {
     }
 
     /// Writes the end and waits until the store has it.
-    pub async fn finish(self, range: WalRange) -> Result<WrittenObject, BackupError> {
+    pub async fn finish(self, ranges: Vec<WalRange>) -> Result<WrittenObject, BackupError> {
         let manifest = Arc::clone(&self.manifest);
         let ending = tokio::task::spawn_blocking(move || {
             let Some(writer) = manifest.take() else { return Ok(()) };
-            writer.finish(&[range])?.finish()
+            writer.finish(&ranges)?.finish()
         });
         let ended = ending.await.expect("the writing thread neither panics nor is cancelled");
         let delivered = self.delivery.await.expect("the upload's task does not panic");

@@ -12,6 +12,7 @@
 mod budget;
 mod copy;
 mod error;
+mod hooked;
 mod last;
 mod manifest;
 mod plan;
@@ -29,6 +30,7 @@ mod copy_tests;
 
 pub use error::BackupError;
 pub(crate) use error::disk_error;
+pub use hooked::{LocalBackup, upload_local};
 pub use prepare::{BackupOptions, PageChecksums, WalConfirmation};
 
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
@@ -42,9 +44,9 @@ use crate::backup::produce::{PageChecks, Production};
 use crate::backup::record::{Begun, Took, add_begin, add_end, facts_before};
 use crate::backup::ship::Freight;
 use crate::backup::survey::survey;
-use crate::backup::tally::Tally;
+use crate::backup::tally::{Noticings, Tally};
 use crate::backup::wal::{needed, wait_for_wal};
-use crate::catalog::{BackupId, BackupInfo, BackupMethod, Catalog, StartedRecord};
+use crate::catalog::{BackupId, BackupInfo, BackupMethod, BackupRecord, Catalog, StartedRecord};
 use crate::disk::Accounts;
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Metric, Monitor, Phase};
@@ -167,7 +169,7 @@ impl Run<'_> {
         let took_copy = copying.elapsed();
         add_end(&mut self.info, &stopped);
         let range = WalRange { timeline: start.timeline, begin: start.lsn, end: stopped.end };
-        manifest.finish(range).await?;
+        manifest.finish(vec![range]).await?;
 
         let size = self.facts.wal_segment_size;
         if let WalConfirmation::WaitUpTo(patience) = self.options.wal {
@@ -270,20 +272,11 @@ impl Run<'_> {
 
     async fn publish(&self, carried: &[Carried], took: Took) -> Result<BackupSummary, BackupError> {
         let noticed = self.tally.noticed();
-        let (damaged_blocks, damaged_files) = (noticed.damaged_blocks, noticed.damaged_files);
         let (id, info) = (self.id.clone(), self.info.clone());
-        let record = record::done(id, info, self.options, carried, noticed, self.limits, took);
+        let record =
+            record::done(id, info, self.options, carried, noticed.clone(), self.limits, took);
         self.catalog.publish(&record).await.map_err(BackupError::Catalog)?;
-        let statistics = record.statistics.as_ref();
-        Ok(BackupSummary {
-            id: record.id.clone(),
-            tarballs: record.tarballs.len(),
-            files: statistics.map_or(0, |statistics| statistics.files),
-            raw_bytes: statistics.map_or(0, |statistics| statistics.raw_bytes),
-            stored_bytes: statistics.map_or(0, |statistics| statistics.stored_bytes),
-            damaged_blocks,
-            damaged_files,
-        })
+        Ok(summary_of(&record, &noticed))
     }
 
     /// Takes finished tarballs away and records the failure, as far as the store answers.
@@ -295,5 +288,18 @@ impl Run<'_> {
         if let Err(error) = self.catalog.publish(&record).await {
             tracing::warn!(backup_id = %self.id, %error, "could not record the failed backup");
         }
+    }
+}
+
+fn summary_of(record: &BackupRecord, noticed: &Noticings) -> BackupSummary {
+    let statistics = record.statistics.as_ref();
+    BackupSummary {
+        id: record.id.clone(),
+        tarballs: record.tarballs.len(),
+        files: statistics.map_or(0, |statistics| statistics.files),
+        raw_bytes: statistics.map_or(0, |statistics| statistics.raw_bytes),
+        stored_bytes: statistics.map_or(0, |statistics| statistics.stored_bytes),
+        damaged_blocks: noticed.damaged_blocks,
+        damaged_files: noticed.damaged_files,
     }
 }

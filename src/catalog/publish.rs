@@ -58,6 +58,18 @@ impl Catalog {
         self.write_once(&layout.backup_object(id, BACKUP_INFO), info).await
     }
 
+    /// Writes the record of a backup whose `backup.info` is somebody else's and stays as it is.
+    pub async fn publish_verbatim(
+        &self,
+        record: &BackupRecord,
+        backup_info: Bytes,
+    ) -> Result<(), CatalogError> {
+        let (id, layout) = (&record.id, self.layout());
+        let json = Bytes::from(backup_json::print(record));
+        self.write_once(&layout.backup_object(id, BACKUP_JSON), json).await?;
+        self.write_once(&layout.backup_object(id, BACKUP_INFO), backup_info).await
+    }
+
     /// Whose WAL the archive holds; `None` before the first segment of ours.
     pub async fn identity(&self) -> Result<Option<ArchiveIdentity>, CatalogError> {
         let key = self.layout().archive_json();

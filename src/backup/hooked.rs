@@ -1,0 +1,229 @@
+//! Uploading a backup that a Barman server has on its own disk (hook scripts, contract §16).
+//!
+//! The same pipeline and layout as a backup of our own, without PostgreSQL: the files do not
+//! change any more, the id and `backup.info` are Barman's and stay as they are, to the byte.
+
+use crate::backup::copy::{Carried, Destination, copy, write_tarball};
+use crate::backup::last::{LastFile, label_file, read_control_file, read_external, write_last};
+use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
+use crate::backup::plan::cut;
+use crate::backup::prepare::{freight, has_checksums, remove_objects};
+use crate::backup::produce::{PageChecks, Production};
+use crate::backup::record::{self, Took};
+use crate::backup::survey::{Area, survey};
+use crate::backup::tally::Tally;
+use crate::backup::{
+    BackupError, BackupOptions, BackupSummary, PageChecksums, disk_error, summary_of,
+};
+use crate::catalog::format::backup_info;
+use crate::catalog::{BackupId, BackupInfo, Catalog, TarballTarget};
+use crate::disk::Accounts;
+use crate::flow::{Cancel, Limits};
+use crate::monitor::{Metric, Monitor, Phase};
+use crate::pgdata::{ControlFile, FileFilter, ManifestVersion, WalRange};
+use bytes::Bytes;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A finished backup on the disk of a Barman server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalBackup {
+    /// Holds `data` and one folder per tablespace OID.
+    pub directory: PathBuf,
+    pub id: BackupId,
+    /// Barman's own `backup.info`.
+    pub backup_info: PathBuf,
+}
+
+/// What was read before anything is written.
+struct Read {
+    info: BackupInfo,
+    verbatim: Bytes,
+    control: ControlFile,
+    last: Vec<LastFile>,
+    accounts: Accounts,
+}
+
+/// Uploads `local`. Done already is success; what an interrupted run left is replaced.
+pub async fn upload_local(
+    local: &LocalBackup,
+    catalog: &Catalog,
+    options: &BackupOptions,
+    limits: &Limits,
+    monitor: Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<BackupSummary, BackupError> {
+    let begun = Instant::now();
+    let read = read(local)?;
+    let found = catalog.find(&local.id, options.now).await.map_err(BackupError::Catalog)?;
+    if found.is_some_and(|backup| backup.record.is_some()) {
+        return Err(BackupError::Refused {
+            reason: format!("backup \"{}\" is already there", local.id),
+            hint: "Delete it with barman-cloud-backup-delete before it is uploaded again.",
+        });
+    }
+    // Without a record, what lies there is what a killed run left.
+    remove_objects(catalog, &local.id).await;
+    let uploaded = upload(local, read, catalog, options, limits, &monitor, cancel, begun).await;
+    match uploaded {
+        Ok(summary) => {
+            monitor.phase(Phase::Done);
+            Ok(summary)
+        }
+        Err(error) => {
+            remove_objects(catalog, &local.id).await;
+            Err(error)
+        }
+    }
+}
+
+fn read(local: &LocalBackup) -> Result<Read, BackupError> {
+    let path = &local.backup_info;
+    let verbatim = fs::read(path).map_err(|error| disk_error("read file", path, error))?;
+    let info = backup_info::parse(&String::from_utf8_lossy(&verbatim)).map_err(|error| {
+        BackupError::Refused {
+            reason: format!("file \"{}\" is malformed: {error}", path.display()),
+            hint: "It must be the backup.info that Barman wrote for this backup.",
+        }
+    })?;
+    if let Some(compression) = &info.compression {
+        return Err(BackupError::Refused {
+            reason: format!("backup \"{}\" is compressed with {compression}", local.id),
+            hint: "Only uncompressed backups of a Barman server can be uploaded.",
+        });
+    }
+    let accounts = Accounts::of_this_machine();
+    let data = local.directory.join("data");
+    let control_file = read_control_file(&data, &accounts)?;
+    let control = ControlFile::parse(&control_file.content).map_err(|source| {
+        let path = data.join("global/pg_control").display().to_string();
+        BackupError::ControlFile { path, source }
+    })?;
+    let mut last = vec![control_file];
+    let label = data.join("backup_label");
+    if label.exists() {
+        last.push(read_external(&label, &accounts)?);
+    } else if let Some(text) = &info.backup_label {
+        let modified = info.end_time.as_ref().map_or(0, |time| time.timestamp().as_second());
+        let modified = u64::try_from(modified).unwrap_or(0);
+        last.push(label_file(text, &data, &accounts, modified)?);
+    }
+    Ok(Read { info, verbatim: verbatim.into(), control, last, accounts })
+}
+
+#[expect(clippy::too_many_arguments, reason = "the second half of one story")]
+async fn upload(
+    local: &LocalBackup,
+    read: Read,
+    catalog: &Catalog,
+    options: &BackupOptions,
+    limits: &Limits,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+    begun: Instant,
+) -> Result<BackupSummary, BackupError> {
+    let Read { info, verbatim, control, last, accounts } = read;
+    let cancel = cancel.child();
+    let tally = Arc::new(Tally::default());
+    let mut surveyed = Vec::new();
+    for area in areas(local, &info, &control) {
+        let found = survey(&area, &tally, &cancel)?;
+        surveyed.push((area, found));
+    }
+    let surveys: Vec<_> = surveyed.iter().map(|(_, survey)| survey.clone()).collect();
+    let plan = cut(&surveys, limits.jobs, options.tarball_bytes_max, options.compression);
+    monitor.expect(Metric::ClusterBytes, plan.tarballs.iter().map(|tarball| tarball.bytes).sum());
+    monitor.phase(Phase::CopyingFiles);
+    let freight = freight(catalog, options, limits, monitor, &cancel);
+    let destination = Destination { layout: catalog.layout().clone(), id: local.id.clone() };
+    let key = catalog.layout().backup_object(&local.id, MANIFEST_NAME);
+    let manifest = ManifestUpload::begin(&freight, key, manifest_version(&info, &control))?;
+    let checked = options.pages == PageChecksums::Verify && has_checksums(&control);
+    let production = Arc::new(Production {
+        placed: surveys
+            .iter()
+            .map(|survey| survey.big_files.iter().map(|file| file.path.clone()).collect())
+            .collect(),
+        areas: surveyed,
+        accounts,
+        page_checks: info.begin_xlog.filter(|_| checked).map(|begun_at| PageChecks {
+            begun_at,
+            relation_segment_pages: control.relation_segment_pages,
+        }),
+        manifest: manifest.manifest.clone(),
+        tally: Arc::clone(&tally),
+        cancel: cancel.child(),
+        monitor: Arc::clone(monitor),
+    });
+    let copying = async {
+        let mut carried =
+            copy(&plan, Arc::clone(&production), &freight, &destination, limits.jobs).await?;
+        let lines = Arc::clone(&production.manifest);
+        let write = move |sink| write_last(&last, &lines, sink);
+        carried.push(write_tarball(plan.last, &freight, &destination, write).await?);
+        Ok::<Vec<Carried>, BackupError>(carried)
+    };
+    let carried = match copying.await {
+        Ok(carried) => carried,
+        Err(error) => {
+            manifest.abandon().await;
+            return Err(error);
+        }
+    };
+    manifest.finish(wal_ranges(&info)).await?;
+    let took = Took { copy: begun.elapsed(), total: begun.elapsed() };
+    let mut record = record::done(
+        local.id.clone(),
+        info.clone(),
+        options,
+        &carried,
+        tally.noticed(),
+        limits,
+        took,
+    );
+    // Barman's own statistics of its own copy stay.
+    record.info.copy_stats = info.copy_stats;
+    catalog.publish_verbatim(&record, verbatim).await.map_err(BackupError::Catalog)?;
+    Ok(summary_of(&record, &tally.noticed()))
+}
+
+fn areas(local: &LocalBackup, info: &BackupInfo, control: &ControlFile) -> Vec<Area> {
+    let major = info.version.map_or(0, |version| version / 10_000);
+    let tablespaces = info.tablespaces.as_deref().unwrap_or_default();
+    let filter = FileFilter {
+        version_directory: control.tablespace_version_directory(major),
+        linked_tablespaces: tablespaces.iter().map(|tablespace| tablespace.oid).collect(),
+        emptied_directories: Vec::new(),
+    };
+    let area = |target, root: PathBuf, prefix: &Path| Area {
+        target,
+        root,
+        manifest_prefix: prefix.into(),
+        filter: filter.clone(),
+        replaced: Vec::new(),
+    };
+    let data = area(TarballTarget::Data, local.directory.join("data"), Path::new(""));
+    let others = tablespaces.iter().map(|tablespace| {
+        let oid = tablespace.oid;
+        let root = local.directory.join(oid.to_string());
+        area(TarballTarget::Tablespace(oid), root, Path::new(&format!("pg_tblspc/{oid}")))
+    });
+    std::iter::once(data).chain(others).collect()
+}
+
+fn manifest_version(info: &BackupInfo, control: &ControlFile) -> ManifestVersion {
+    match info.version {
+        Some(170_000..) => ManifestVersion::Two(control.system_identifier),
+        _ => ManifestVersion::One,
+    }
+}
+
+/// Empty when Barman's file does not tell: then `pg_verifybackup` has no WAL to look for.
+fn wal_ranges(info: &BackupInfo) -> Vec<WalRange> {
+    match (info.timeline, info.begin_xlog, info.end_xlog) {
+        (Some(timeline), Some(begin), Some(end)) => vec![WalRange { timeline, begin, end }],
+        _ => Vec::new(),
+    }
+}

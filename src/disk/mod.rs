@@ -1,13 +1,18 @@
-//! The local file system: durable writes, private directories, the spool.
+//! The local file system: durable writes, private directories, the spool; writing below a
+//! directory, owners and modes, free space.
 //!
 //! Synchronous throughout; callers on an async runtime use its blocking threads.
 
 mod accounts;
 mod durable;
 mod error;
+mod extract;
+mod space;
 mod spool;
 
 pub use accounts::Accounts;
 pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};
+pub use extract::{Attributes, ExtractRoot, Extractor, Owner, apply, is_root};
+pub use space::{Space, space};
 pub use spool::{Spool, SpoolWriter, Spooled};

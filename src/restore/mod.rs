@@ -1,1 +1,186 @@
-//! restore.
+//! Brings the files of a base backup back into an empty directory.
+//!
+//! ```text
+//! select → plan → preflight → prepare → apply → finish
+//!                 (nothing written)     (jobs tarballs at once)
+//! ```
+//!
+//! Everything that can be known is checked before the first byte is written. What a crash, a
+//! kill or a failure leaves is never startable, because the control file gets its name last;
+//! the same restore run again goes on behind the last finished tarball. Every tarball of ours is
+//! compared with its recorded size and SHA-256 while it streams; nothing is staged.
+//!
+//! Memory: `memory_max_bytes` for what is in flight from the store, and per job a decoder and
+//! 1.5 MiB of blocks, whatever the size of the backup.
+//!
+//! What recovery needs (`restore_command`, `recovery.signal`, a target) is the operator's, as
+//! with Barman.
+
+mod apply;
+mod download;
+mod error;
+mod extract;
+mod finish;
+mod journal;
+mod options;
+mod plan;
+mod preflight;
+mod select;
+mod stage;
+
+pub use error::RestoreError;
+pub use options::{
+    RestoreCounts, RestoreOptions, RestoreSummary, TablespaceMapping, TablespaceMappingError,
+    Unfinished,
+};
+pub use plan::{PlannedObject, PlannedTablespace, RestorePlan};
+pub use select::{RecoveryTarget, RestoreSelection, TargetPoint, TargetTimeline};
+
+use crate::catalog::Catalog;
+use crate::disk::{self, Accounts, ExtractRoot};
+use crate::flow::{Cancel, Limits};
+use crate::monitor::{Metric, Monitor, Phase};
+use crate::restore::apply::Application;
+use crate::restore::extract::Targets;
+use crate::restore::journal::Journal;
+use crate::restore::preflight::TargetState;
+use crate::store::Store;
+use bytes::Bytes;
+use futures::stream::TryStreamExt;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Restores the selected backup into `target`.
+pub async fn restore(
+    catalog: &Catalog,
+    selection: &RestoreSelection,
+    target: &Path,
+    options: &RestoreOptions,
+    limits: &Limits,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<RestoreSummary, RestoreError> {
+    let store = catalog.store();
+    let backup = select::select(catalog, selection, options, limits).await?;
+    let url_of = |key: &_| store.url_of(key);
+    let mut plan = plan::plan(&backup, &options.tablespaces, &url_of)?;
+    // Links must not change their meaning with the working directory, nor the journal its.
+    let target = preflight::real_path(target).map_err(RestoreError::disk(target))?;
+    for tablespace in &mut plan.tablespaces {
+        let place = preflight::real_path(&tablespace.location);
+        tablespace.location = place.map_err(RestoreError::disk(&tablespace.location))?;
+    }
+    for warning in &plan.warnings {
+        tracing::warn!(backup_id = %plan.id, "{warning}");
+    }
+    let folder = format!("{}/", catalog.layout().backup(&backup.id));
+    let journal = Journal::new(&folder, &plan);
+    let journal = match preflight::preflight(&plan, &target, &journal)? {
+        TargetState::Fresh => journal,
+        TargetState::Resumable(found) => found,
+        TargetState::Complete => return complete(&plan, &target),
+    };
+    cancel.check()?;
+
+    // From here on the target is ours: the journal says so before anything else is written.
+    let targets = Arc::new(prepare(&plan, &target, &journal)?);
+    announce(&plan, &journal, &**monitor);
+    let resumed = plan.tarballs.iter().filter(|tarball| journal.has_finished(tarball)).count();
+    let plan = Arc::new(plan);
+    let application = Application {
+        store: store.clone(),
+        plan: Arc::clone(&plan),
+        targets: Arc::clone(&targets),
+        journal,
+        monitor: Arc::clone(monitor),
+        cancel: cancel.clone(),
+    };
+    let counts = application.run(limits).await?;
+
+    // The control file gets its name when all else is on disk, so nothing less ever starts.
+    monitor.phase(Phase::Syncing);
+    let manifest = manifest(store, &plan).await?;
+    cancel.check()?;
+    let (finishing, unfinished) = (Arc::clone(&plan), options.unfinished);
+    stage::on_thread("restore-finish", move || {
+        finish::finish(&finishing, &targets, manifest.as_deref(), unfinished)
+    })
+    .await??;
+    monitor.phase(Phase::Done);
+    Ok(RestoreSummary {
+        counts,
+        tarballs_resumed: u64::try_from(resumed).unwrap_or(u64::MAX),
+        ..summary(&plan, &target)
+    })
+}
+
+/// Creates the directories and the journal.
+fn prepare(plan: &RestorePlan, target: &Path, journal: &Journal) -> Result<Targets, RestoreError> {
+    let open = |path: &Path| -> Result<ExtractRoot, RestoreError> {
+        create_directory(path).map_err(RestoreError::disk(path))?;
+        ExtractRoot::open(path).map_err(RestoreError::disk(path))
+    };
+    let data = open(target)?;
+    journal.write(&data)?;
+    let tablespaces = plan
+        .tablespaces
+        .iter()
+        .map(|tablespace| Ok((tablespace.oid, open(&tablespace.location)?)))
+        .collect::<Result<_, RestoreError>>()?;
+    let accounts = disk::is_root().then(Accounts::of_this_machine);
+    let contested = journal.contested.clone().into();
+    Ok(Targets { data, tablespaces, accounts, contested })
+}
+
+/// Private, whatever the umask; parents that are missing as everybody else would make them.
+fn create_directory(path: &Path) -> std::io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::DirBuilder::new().mode(0o700).create(path)
+}
+
+fn announce(plan: &RestorePlan, journal: &Journal, monitor: &dyn Monitor) {
+    let open = plan.tarballs.iter().filter(|tarball| !journal.has_finished(tarball));
+    let (mut tarballs, mut bytes) = (0, 0);
+    for tarball in open {
+        tarballs += 1;
+        bytes += tarball.stored_bytes;
+    }
+    monitor.expect(Metric::Tarballs, tarballs);
+    monitor.expect(Metric::StoredBytes, bytes);
+}
+
+/// PostgreSQL's manifest, in the pieces it came in. Some hundred bytes per file of the cluster.
+async fn manifest(store: &Store, plan: &RestorePlan) -> Result<Option<Vec<Bytes>>, RestoreError> {
+    let Some(manifest) = &plan.manifest else { return Ok(None) };
+    let opened = store.get_stream(&manifest.key, None).await.map_err(RestoreError::Store)?;
+    let Some((_, stream)) = opened else {
+        return Err(RestoreError::MissingObject { object: store.url_of(&manifest.key) });
+    };
+    stream.try_collect().await.map(Some).map_err(RestoreError::Store)
+}
+
+/// An earlier run did everything but remove its journal.
+fn complete(plan: &RestorePlan, target: &Path) -> Result<RestoreSummary, RestoreError> {
+    let data = ExtractRoot::open(target).map_err(RestoreError::disk(target))?;
+    Journal::remove(&data)?;
+    let resumed = u64::try_from(plan.tarballs.len()).unwrap_or(u64::MAX);
+    Ok(RestoreSummary { tarballs_resumed: resumed, ..summary(plan, target) })
+}
+
+fn summary(plan: &RestorePlan, target: &Path) -> RestoreSummary {
+    let place =
+        |tablespace: &PlannedTablespace| (tablespace.name.clone(), tablespace.location.clone());
+    RestoreSummary {
+        backup_id: plan.id.clone(),
+        target: target.into(),
+        tablespaces: plan.tablespaces.iter().map(place).collect(),
+        counts: RestoreCounts::default(),
+        tarballs_resumed: 0,
+    }
+}

@@ -4,5 +4,6 @@
 //! started by hand, a test whose emulator or Barman is missing says so on stderr and passes
 //! (in CI it fails).
 
+mod restore_fixtures;
 mod support;
 mod tidy;

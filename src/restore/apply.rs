@@ -1,0 +1,233 @@
+//! Extracts all tarballs, `jobs` at once, and keeps the journal.
+//!
+//! Memory: the ranges in flight take their permits from one budget of `memory_max_bytes`; each
+//! tarball in progress adds a decoder, a few blocks of 256 KiB and a write buffer.
+
+use crate::catalog::Tarball;
+use crate::flow::{Cancel, Limits, MemoryBudget, Pace};
+use crate::monitor::{Metric, Monitor, Phase};
+use crate::restore::download::{DownloadBounds, Downloads};
+use crate::restore::extract::{MemberWriter, Targets};
+use crate::restore::journal::Journal;
+use crate::restore::stage::{ChunkReader, StageEnd, block_queue, decode, digest, on_thread};
+use crate::restore::{PlannedObject, RestoreCounts, RestoreError, RestorePlan};
+use crate::store::Store;
+use futures::stream::{self, StreamExt};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc;
+
+/// Chunks that wait for the decoder or the digest; each holds its memory permit.
+const CHUNKS_WAITING: usize = 2;
+/// Ranged reads in flight over all tarballs: a single connection rarely fills a network.
+const RANGES_AT_ONCE: usize = 16;
+/// A range is long enough to make the request's round trip negligible, and short enough that
+/// several fit the memory.
+const RANGE_BYTES_MAX: u64 = 8 << 20;
+const RANGE_BYTES_MIN: u64 = 256 << 10;
+
+/// One restore's extraction.
+pub struct Application {
+    pub store: Store,
+    pub plan: Arc<RestorePlan>,
+    pub targets: Arc<Targets>,
+    pub journal: Journal,
+    pub monitor: Arc<dyn Monitor>,
+    pub cancel: Cancel,
+}
+
+/// Bounds of all downloads together, from the limits of the command.
+pub fn download_bounds(limits: &Limits) -> DownloadBounds {
+    let jobs = limits.jobs.get();
+    let in_flight = (RANGES_AT_ONCE / jobs).max(2);
+    let jobs = u64::try_from(jobs).unwrap_or(u64::MAX);
+    // A range in flight, one waiting and one being decoded for each job, at the least.
+    let share = limits.memory_max_bytes / jobs.saturating_mul(4).max(1);
+    DownloadBounds {
+        range_bytes: share.clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX),
+        in_flight,
+        budget: MemoryBudget::new(limits.memory_max_bytes),
+        pace: limits.bandwidth_max.map(Pace::new),
+    }
+}
+
+impl Application {
+    /// Extracts what the journal does not call finished. The first failure stops the others,
+    /// and is returned when all of them have ended.
+    pub async fn run(self, limits: &Limits) -> Result<RestoreCounts, RestoreError> {
+        self.monitor.phase(Phase::Extracting);
+        // Stops the tarballs alone: the caller's token is not ours to cancel.
+        let stop = self.cancel.child();
+        let downloads = Downloads {
+            store: self.store.clone(),
+            bounds: download_bounds(limits),
+            monitor: Arc::clone(&self.monitor),
+            stop: stop.clone(),
+        };
+        let (finished, finishing) = mpsc::unbounded_channel();
+        let keeper = self.keep_journal(finishing);
+        let extracting = async {
+            let extracted = self.extract_all(&downloads, limits.jobs.get(), &finished, &stop).await;
+            drop(finished);
+            extracted
+        };
+        let keeping = async { keeper.await.inspect_err(|_| stop.cancel()) };
+        let (extracted, kept) = futures::future::join(extracting, keeping).await;
+        // The journal first: when its disk is full, the tarballs only say "stopped".
+        match (kept, extracted) {
+            (Err(error), _) | (Ok(()), Err(StageEnd::Failed(error))) => Err(error),
+            (Ok(()), Ok(counts)) => Ok(counts),
+            (Ok(()), Err(StageEnd::Stopped)) => Err(RestoreError::Cancelled),
+        }
+    }
+
+    async fn extract_all(
+        &self,
+        downloads: &Downloads,
+        jobs: usize,
+        finished: &mpsc::UnboundedSender<String>,
+        stop: &Cancel,
+    ) -> Result<RestoreCounts, StageEnd> {
+        let tarballs = self.plan.tarballs.iter();
+        let open = tarballs.filter(|tarball| !self.journal.has_finished(tarball));
+        let mut ends = stream::iter(open)
+            .map(|tarball| async move {
+                if stop.is_cancelled() {
+                    return Err(StageEnd::Stopped);
+                }
+                let counts = self.extract_one(downloads, tarball).await?;
+                Ok((tarball.name.file_name(), counts))
+            })
+            .buffer_unordered(jobs);
+        let (mut sum, mut first_end) = (RestoreCounts::default(), None);
+        while let Some(end) = ends.next().await {
+            match end {
+                Ok((name, counts)) => {
+                    self.monitor.add(Metric::Tarballs, 1);
+                    sum.add(&counts);
+                    // Nobody receives any more when the journal failed; then that is reported.
+                    let _ = finished.send(name);
+                }
+                Err(end) => {
+                    stop.cancel();
+                    // The first real failure; the others are its consequences.
+                    if !matches!(first_end, Some(StageEnd::Failed(_))) {
+                        first_end = Some(end);
+                    }
+                }
+            }
+        }
+        first_end.map_or(Ok(sum), Err)
+    }
+
+    /// Download, decode, digest and extract one tarball; ends when all four have.
+    async fn extract_one(
+        &self,
+        downloads: &Downloads,
+        tarball: &Tarball,
+    ) -> Result<RestoreCounts, StageEnd> {
+        let object = self.store.url_of(&tarball.key);
+        let (monitor, stop) = (Arc::clone(&self.monitor), downloads.stop.clone());
+        let targets = Arc::clone(&self.targets);
+        let writer = MemberWriter::new(targets, tarball, object.clone(), monitor, stop)
+            .expect("the plan has a place for every tarball");
+        let (chunks, stored) = mpsc::channel(CHUNKS_WAITING);
+        let mut receivers = vec![chunks];
+        let digesting = tarball.record.is_some().then(|| {
+            let (chunks, copies) = mpsc::channel(CHUNKS_WAITING);
+            receivers.push(chunks);
+            on_thread("restore-digest", move || digest(copies))
+        });
+        let stored_object = PlannedObject { key: tarball.key.clone(), bytes: tarball.stored_bytes };
+        let downloading = async move {
+            let downloaded = downloads.run(&stored_object, &receivers).await;
+            drop(receivers);
+            downloaded
+        };
+        let stored = ChunkReader::new(stored, tarball.stored_bytes);
+        let unpacking = unpack(tarball.clone(), object.clone(), stored, writer);
+        let digesting = async { futures::future::OptionFuture::from(digesting).await.transpose() };
+        let (downloaded, counts, digest) =
+            futures::future::join3(downloading, unpacking, digesting).await;
+        let counts = most_telling(downloaded, counts)?;
+        if let (Some(record), Some(digest)) = (&tarball.record, digest?)
+            && record.sha256 != digest
+        {
+            let reason = format!("its SHA-256 is {digest}, not the recorded {}", record.sha256);
+            return Err(RestoreError::Corrupt { object, reason }.into());
+        }
+        tracing::info!(object, bytes = counts.cluster_bytes, files = counts.files, "extracted");
+        Ok(counts)
+    }
+
+    /// Notes each finished tarball once its files are durable; several that finish while the
+    /// file system is busy with the last ones share one sync.
+    async fn keep_journal(
+        &self,
+        mut finishing: mpsc::UnboundedReceiver<String>,
+    ) -> Result<(), RestoreError> {
+        let mut journal = self.journal.clone();
+        while let Some(name) = finishing.recv().await {
+            let mut names = BTreeSet::from([name]);
+            while let Ok(name) = finishing.try_recv() {
+                names.insert(name);
+            }
+            let targets = Arc::clone(&self.targets);
+            // Taken before the sync: a file that is contested later is not durable yet.
+            journal.contested = targets.contested().clone();
+            journal.finished.extend(names);
+            let noted = journal.clone();
+            on_thread("restore-journal", move || {
+                sync(&targets)?;
+                noted.write(&targets.data)
+            })
+            .await??;
+        }
+        Ok(())
+    }
+}
+
+/// Makes every file written so far durable: one request per file system instead of one per file.
+pub fn sync(targets: &Targets) -> Result<(), RestoreError> {
+    for root in targets.file_systems()? {
+        root.sync().map_err(RestoreError::disk(root.path()))?;
+    }
+    Ok(())
+}
+
+/// Decodes and extracts on two threads; without compression there is nothing to decode.
+async fn unpack(
+    tarball: Tarball,
+    object: String,
+    stored: ChunkReader,
+    writer: MemberWriter,
+) -> Result<RestoreCounts, StageEnd> {
+    let compression = tarball.name.compression;
+    if compression.is_none() {
+        let cut = stored.cut();
+        let extracted = on_thread("restore-extract", move || writer.run(stored, &tarball)).await?;
+        return extracted.map_err(|end| end.unless(cut.load(Ordering::Relaxed)));
+    }
+    let (blocks, plain) = block_queue();
+    let cut = plain.cut();
+    let decoding =
+        on_thread("restore-decode", move || decode(&object, compression, stored, &blocks));
+    let extracting = on_thread("restore-extract", move || writer.run(plain, &tarball));
+    let (decoded, extracted) = futures::future::join(decoding, extracting).await;
+    let extracted = extracted?.map_err(|end| end.unless(cut.load(Ordering::Relaxed)));
+    most_telling(decoded?, extracted)
+}
+
+/// The failure that explains the other: upstream's, unless it merely stopped.
+fn most_telling<T>(
+    upstream: Result<(), StageEnd>,
+    downstream: Result<T, StageEnd>,
+) -> Result<T, StageEnd> {
+    match (upstream, downstream) {
+        (Err(StageEnd::Failed(error)), _) => Err(StageEnd::Failed(error)),
+        (_, Err(end)) => Err(end),
+        (Err(StageEnd::Stopped), Ok(_)) => Err(StageEnd::Stopped),
+        (Ok(()), Ok(value)) => Ok(value),
+    }
+}

@@ -1,0 +1,310 @@
+//! From the members of a tarball to files: what goes where, with which mode and owner.
+//!
+//! `global/pg_control` gets another name until the whole restore is durable, so PostgreSQL
+//! cannot start from half a directory. A few files of the data directory may be in several
+//! tarballs (external configuration beside a copy of the same name, an older `backup_label`):
+//! the tarball with the highest number wins, whichever is extracted first.
+
+use crate::catalog::{Tarball, TarballTarget};
+use crate::disk::{self, Accounts, Attributes, ExtractRoot, Extractor, Owner};
+use crate::flow::Cancel;
+use crate::monitor::{Metric, Monitor};
+use crate::restore::journal::JOURNAL;
+use crate::restore::stage::{StageEnd, Stopped};
+use crate::restore::{RestoreCounts, RestoreError};
+use crate::tarball::{self, Member, MemberKind, MemberPath, TarballReadError};
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// PostgreSQL's control file, and its name until the restore is complete.
+pub const PG_CONTROL: &str = "global/pg_control";
+pub const PG_CONTROL_WAITING: &str = "global/pg_control.barman-cloud-restore";
+
+/// Bytes written at a time.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// The directories of one restore; shared by all tarballs.
+pub struct Targets {
+    pub data: ExtractRoot,
+    /// By OID.
+    pub tablespaces: BTreeMap<u32, ExtractRoot>,
+    /// Present when this process may give files away.
+    pub accounts: Option<Accounts>,
+    /// Which tarball's number wrote each file that several may hold.
+    pub contested: Mutex<BTreeMap<String, u32>>,
+}
+
+impl Targets {
+    /// Every root once per file system: enough to make all of them durable.
+    pub fn file_systems(&self) -> Result<Vec<&ExtractRoot>, RestoreError> {
+        let mut systems = BTreeMap::new();
+        for root in std::iter::once(&self.data).chain(self.tablespaces.values()) {
+            let device = root.device().map_err(RestoreError::disk(root.path()))?;
+            systems.entry(device).or_insert(root);
+        }
+        Ok(systems.into_values().collect())
+    }
+
+    pub fn contested(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
+        self.contested.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes the members of one tarball.
+pub struct MemberWriter {
+    targets: Arc<Targets>,
+    root: ExtractRoot,
+    extractor: Extractor,
+    target: TarballTarget,
+    number: u32,
+    /// URL, for errors.
+    object: String,
+    monitor: Arc<dyn Monitor>,
+    stop: Cancel,
+    buffer: Vec<u8>,
+    counts: RestoreCounts,
+}
+
+/// Where a member goes.
+enum Place {
+    Root,
+    Nowhere,
+    /// Only this tarball can hold it.
+    Own(PathBuf),
+    /// The highest tarball number wins.
+    Contested(PathBuf),
+}
+
+/// An error that either ends the tarball or is a consequence of the end.
+enum WriteEnd {
+    Tarball(TarballReadError),
+    Stage(StageEnd),
+}
+
+impl From<TarballReadError> for WriteEnd {
+    fn from(error: TarballReadError) -> Self {
+        Self::Tarball(error)
+    }
+}
+
+impl From<RestoreError> for WriteEnd {
+    fn from(error: RestoreError) -> Self {
+        Self::Stage(error.into())
+    }
+}
+
+impl MemberWriter {
+    /// `None` when the tarball belongs to a tablespace that has no place.
+    pub fn new(
+        targets: Arc<Targets>,
+        tarball: &Tarball,
+        object: String,
+        monitor: Arc<dyn Monitor>,
+        stop: Cancel,
+    ) -> Option<Self> {
+        let root = match tarball.name.target {
+            TarballTarget::Data => &targets.data,
+            TarballTarget::Tablespace(oid) => targets.tablespaces.get(&oid)?,
+        }
+        .clone();
+        Some(Self {
+            extractor: root.extractor(),
+            root,
+            target: tarball.name.target,
+            number: tarball.name.number,
+            object,
+            monitor,
+            stop,
+            buffer: vec![0; WRITE_BYTES],
+            counts: RestoreCounts { tarballs: 1, ..RestoreCounts::default() },
+            targets,
+        })
+    }
+
+    /// Reads the whole tarball and writes all of its members; `record` is what it must hold.
+    pub fn run(mut self, plain: impl Read, tarball: &Tarball) -> Result<RestoreCounts, StageEnd> {
+        let read = tarball::read_members(plain, |member, content| self.member(member, content));
+        let read = match read {
+            Ok(read) => read,
+            Err(WriteEnd::Stage(end)) => return Err(end),
+            Err(WriteEnd::Tarball(error)) => {
+                return Err(RestoreError::tarball(&self.object, &error).into());
+            }
+        };
+        if let Some(record) = &tarball.record
+            && (record.raw_bytes, record.members) != (read.raw_bytes, read.members)
+        {
+            let reason = format!(
+                "it holds {} members in {} bytes, not the recorded {} in {}",
+                read.members, read.raw_bytes, record.members, record.raw_bytes
+            );
+            return Err(self.corrupt(reason).into());
+        }
+        self.counts.stored_bytes = tarball.stored_bytes;
+        Ok(self.counts)
+    }
+
+    fn member(&mut self, member: &Member, content: &mut dyn Read) -> Result<(), WriteEnd> {
+        if self.stop.is_cancelled() {
+            return Err(WriteEnd::Stage(Stopped.into()));
+        }
+        let owner = self.owner_of(member);
+        let (path, contested) = match self.place(&member.path) {
+            Place::Nowhere => return Ok(()),
+            Place::Root => return Ok(self.root_entry(member, owner)?),
+            Place::Own(path) => (path, false),
+            Place::Contested(path) => (path, true),
+        };
+        match &member.kind {
+            MemberKind::Directory => {
+                // Writable for its owner whatever the tarball says: members follow.
+                let mode = member.mode | 0o700;
+                let attributes = Attributes { mode, owner, modified: None };
+                let made = self.extractor.directory(&path, &attributes);
+                made.map_err(|error| self.refused(&path, error))?;
+            }
+            MemberKind::File => self.file(member, &path, contested, owner, content)?,
+            MemberKind::SymbolicLink(target) => {
+                let made = self.extractor.symbolic_link(&path, target, owner);
+                made.map_err(|error| self.refused(&path, error))?;
+            }
+            MemberKind::HardLink(existing) => {
+                let (Place::Own(existing) | Place::Contested(existing)) = self.place(existing)
+                else {
+                    return Err(self.corrupt("a hard link names no file of it".into()).into());
+                };
+                let made = self.extractor.hard_link(&existing, &path, owner);
+                made.map_err(|error| self.refused(&path, error))?;
+                self.count_file();
+            }
+            MemberKind::Special => {
+                tracing::warn!(path = %path.display(), "left out: neither file nor directory");
+                self.counts.skipped += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        member: &Member,
+        path: &Path,
+        contested: bool,
+        owner: Option<Owner>,
+        content: &mut dyn Read,
+    ) -> Result<(), WriteEnd> {
+        let created = {
+            // Held until the file is there: whoever comes later finds it and knows its number.
+            let mut winners = contested.then(|| self.targets.contested());
+            if let Some(winners) = &mut winners {
+                let winner = winners.entry(path.to_string_lossy().into_owned()).or_default();
+                if *winner > self.number {
+                    return Ok(());
+                }
+                *winner = self.number;
+            }
+            self.extractor.file(path, owner)
+        };
+        let mut file = created.map_err(|error| self.refused(path, error))?;
+        self.copy(member, path, content, &mut file)?;
+        let (mode, modified) = (member.mode, Some(member.modified));
+        disk::apply(&file, &Attributes { mode, owner, modified })
+            .map_err(|error| self.refused(path, error))?;
+        self.count_file();
+        Ok(())
+    }
+
+    fn copy(
+        &mut self,
+        member: &Member,
+        path: &Path,
+        content: &mut dyn Read,
+        file: &mut impl Write,
+    ) -> Result<(), WriteEnd> {
+        let mut copied = 0;
+        loop {
+            let read = match content.read(&mut self.buffer) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(TarballReadError::Malformed(error.to_string()).into()),
+            };
+            if self.stop.is_cancelled() {
+                return Err(WriteEnd::Stage(Stopped.into()));
+            }
+            file.write_all(&self.buffer[..read]).map_err(|error| self.refused(path, error))?;
+            let bytes = u64::try_from(read).unwrap_or(u64::MAX);
+            self.monitor.add(Metric::ClusterBytes, bytes);
+            copied += bytes;
+        }
+        self.counts.cluster_bytes += copied;
+        match copied == member.bytes {
+            true => Ok(()),
+            false => Err(TarballReadError::NoEndMark.into()),
+        }
+    }
+
+    /// The extracted directory itself: PostgreSQL accepts 0700 and 0750 and nothing else.
+    fn root_entry(&self, member: &Member, owner: Option<Owner>) -> Result<(), RestoreError> {
+        let mode = if member.mode & 0o050 == 0o050 { 0o750 } else { 0o700 };
+        let attributes = Attributes { mode, owner, modified: None };
+        self.root.apply(&attributes).map_err(RestoreError::disk(self.root.path()))
+    }
+
+    fn place(&self, member: &MemberPath) -> Place {
+        let path = member.as_path();
+        if member.is_root() {
+            return Place::Root;
+        }
+        if self.target != TarballTarget::Data {
+            return Place::Own(path.into());
+        }
+        if path == Path::new(PG_CONTROL) {
+            return Place::Contested(PG_CONTROL_WAITING.into());
+        }
+        // A map of an older backup would send PostgreSQL's tablespaces elsewhere.
+        if path == Path::new("tablespace_map") || path == Path::new(JOURNAL) {
+            return Place::Nowhere;
+        }
+        if self.is_tablespace_link(path) {
+            return Place::Nowhere;
+        }
+        let at_top = path.parent() == Some(Path::new(""));
+        if at_top { Place::Contested(path.into()) } else { Place::Own(path.into()) }
+    }
+
+    /// `pg_tblspc/<oid>` of a tablespace with a place of its own: the link is made anew.
+    fn is_tablespace_link(&self, path: &Path) -> bool {
+        let oid = path.strip_prefix("pg_tblspc").ok().and_then(Path::to_str);
+        oid.and_then(|oid| oid.parse().ok())
+            .is_some_and(|oid: u32| self.targets.tablespaces.contains_key(&oid))
+    }
+
+    fn owner_of(&self, member: &Member) -> Option<Owner> {
+        let owner = &member.owner;
+        self.targets.accounts.as_ref().map(|accounts| Owner {
+            user_id: accounts.uid_of(&owner.user_name).unwrap_or(owner.user_id),
+            group_id: accounts.gid_of(&owner.group_name).unwrap_or(owner.group_id),
+        })
+    }
+
+    fn count_file(&mut self) {
+        self.counts.files += 1;
+        self.monitor.add(Metric::Files, 1);
+    }
+
+    fn corrupt(&self, reason: String) -> RestoreError {
+        RestoreError::Corrupt { object: self.object.clone(), reason }
+    }
+
+    /// What is "not a directory" below the root is a link or file in a directory's place.
+    fn refused(&self, path: &Path, source: io::Error) -> RestoreError {
+        if source.kind() == io::ErrorKind::NotADirectory {
+            let reason = format!("member \"{}\" lies behind a link or a file", path.display());
+            return RestoreError::EscapingMember { object: self.object.clone(), reason };
+        }
+        RestoreError::Disk { path: self.root.path().join(path), source }
+    }
+}

@@ -11,7 +11,7 @@ use crate::disk::{DiskError, DiskOperation};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -45,11 +45,9 @@ impl DurableFile {
         Err(DiskError::new(DiskOperation::Create, destination, error))
     }
 
-    /// The content written so far, from its beginning.
-    pub fn reread(&mut self) -> Result<impl Read + '_, DiskError> {
-        let rewound = self.file.seek(SeekFrom::Start(0));
-        rewound.map_err(|error| DiskError::new(DiskOperation::Read, &self.temporary, error))?;
-        Ok(&self.file)
+    /// Names the destination in an error of writing.
+    pub fn write_error(&self, error: io::Error) -> DiskError {
+        DiskError::new(DiskOperation::Write, &self.destination, error)
     }
 
     /// Gives the file its name, replacing what was there; durable when this returns.
@@ -127,7 +125,7 @@ fn directory_of(path: &Path) -> &Path {
 mod tests {
     use crate::disk::{DurableFile, create_private_directory};
     use std::fs;
-    use std::io::{Read, Write};
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
@@ -146,9 +144,6 @@ mod tests {
         let mut file = DurableFile::create(&destination).expect("create");
         file.write_all(b"new content").expect("write");
         assert_eq!(fs::read(&destination).expect("read"), b"old");
-        let mut again = String::new();
-        file.reread().expect("reread").read_to_string(&mut again).expect("read");
-        assert_eq!(again, "new content");
         file.publish().expect("publish");
         assert_eq!(fs::read(&destination).expect("read"), b"new content");
         let mode = fs::metadata(&destination).expect("metadata").permissions().mode();

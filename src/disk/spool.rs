@@ -17,7 +17,7 @@ use crate::disk::{
 };
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -187,10 +187,15 @@ impl Spool {
 impl Spooled {
     /// The content, from wherever the last reader left off.
     pub fn reader(&mut self) -> Result<impl Read + '_, DiskError> {
-        use std::io::Seek;
         let rewound = self.file.rewind();
         rewound.map_err(|error| DiskError::new(DiskOperation::Read, &self.path, error))?;
         Ok(&self.file)
+    }
+
+    pub fn bytes(&self) -> Result<u64, DiskError> {
+        let metadata = self.file.metadata();
+        let failed = |error| DiskError::new(DiskOperation::Read, &self.path, error);
+        Ok(metadata.map_err(failed)?.len())
     }
 
     /// Moves the entry to its destination: durable when this returns.
@@ -233,9 +238,9 @@ impl Drop for Spooled {
 }
 
 impl SpoolWriter {
-    /// The content written so far, from its beginning.
-    pub fn reread(&mut self) -> Result<impl Read + '_, DiskError> {
-        self.file.reread()
+    /// Names the entry in an error of writing.
+    pub fn write_error(&self, error: io::Error) -> DiskError {
+        self.file.write_error(error)
     }
 
     /// Makes the entry visible.

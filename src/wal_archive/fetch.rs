@@ -1,0 +1,548 @@
+//! Bringing one file back for recovery.
+//!
+//! ```text
+//! spool ──────────────────────────────────────────────→ check → destination
+//! GET <name>.<suffix seen last> ──┐
+//! (or GET .gz beside a LIST)      ├→ decompress → temporary file → check → fsync → rename
+//! LIST <name>* → GET what it says ┘        └→ first page known: the segments that follow → spool
+//! ```
+//!
+//! "Not there" is said only after a LIST of all names that could serve came back without one; a
+//! GET that finds nothing is not believed alone, because some stores answer so for a bucket that
+//! is gone. Doubtful answers are asked again until the deadline, then they are an error: an
+//! absence that is none would end a recovery early.
+//! Memory: per file fetched at once, eight chunks of the network, 128 KiB and the codec's window.
+//! Crash points: before the rename nothing but a temporary file exists beside the destination.
+
+use crate::catalog::{Catalog, WalObject};
+use crate::codec::Compression;
+use crate::disk::Spool;
+use crate::flow::{Backoff, Cancel, Cancelled, Limits};
+use crate::monitor::{Metric, Monitor};
+use crate::store::StoreErrorKind;
+use crate::wal::{WalFileKind, WalFileName, WalPageHeader};
+use crate::wal_archive::WalArchiveError;
+use crate::wal_archive::locate::{Suffix, locate};
+use crate::wal_archive::prefetch::{FirstPage, prefetch};
+use crate::wal_archive::receive::{Destination, ObjectToFetch, check, receive};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+/// The note in the spool that says which suffix was fetched last.
+const SUFFIX_NOTE: &str = "suffix";
+/// Tried beside the LIST while no suffix is known: what most archives use.
+const FIRST_GUESS: Suffix = Some(Compression::Gzip);
+/// How often a file may be listed and then not be there.
+const VANISHED_MAX: u32 = 3;
+
+/// How a file is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchOptions {
+    pub partial: PartialSegments,
+    /// Files fetched at once: the requested one and the segments that follow it, which go to the
+    /// spool. 0 and 1: only the requested one.
+    pub prefetch: usize,
+    pub spool: SpoolOptions,
+}
+
+/// Where segments wait that were fetched ahead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpoolOptions {
+    pub directory: PathBuf,
+    /// All that tells this archive from any other: provider, endpoint, URL, server name.
+    pub scope: String,
+}
+
+/// Whether a `.partial` file may stand in for its complete segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PartialSegments {
+    Accept,
+    /// Also when it is asked for by its own name (`--no-partial`).
+    Refuse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FetchOutcome {
+    Delivered,
+    /// The store said so.
+    NotThere,
+}
+
+/// Brings the file `name` to `destination`, complete and durable or not at all.
+pub async fn fetch(
+    name: &WalFileName,
+    destination: &Path,
+    catalog: &Catalog,
+    options: &FetchOptions,
+    limits: &Limits,
+    monitor: &dyn Monitor,
+    cancel: &Cancel,
+) -> Result<FetchOutcome, WalArchiveError> {
+    if name.kind() == WalFileKind::Partial && options.partial == PartialSegments::Refuse {
+        return Ok(FetchOutcome::NotThere);
+    }
+    let spool = Spool::new(&options.spool.directory, &options.spool.scope);
+    if from_spool(&spool, name, destination, options)? {
+        debug!(wal = %name, "delivered from the spool");
+        return Ok(FetchOutcome::Delivered);
+    }
+    let ahead = options.prefetch > 1 && name.kind() == WalFileKind::Segment;
+    if ahead {
+        spool.prepare().map_err(WalArchiveError::Spool)?;
+    }
+    let (first_page, mut first_pages) = mpsc::channel(1);
+    let fetch = Fetch { name, destination, catalog, options, spool: &spool, cancel };
+    let requested = fetch.persistently(limits, ahead.then_some(first_page));
+    let following = async {
+        // Without a first page (not a segment, not there) nothing can follow.
+        if let Some(page) = first_pages.recv().await {
+            prefetch(name, &page, catalog, &spool, options.prefetch, cancel).await;
+        }
+    };
+    let (delivered, ()) = tokio::join!(requested, following);
+    match delivered? {
+        None => {
+            debug!(wal = %name, "the archive does not hold it");
+            Ok(FetchOutcome::NotThere)
+        }
+        Some(bytes) => {
+            monitor.add(Metric::ClusterBytes, bytes);
+            info!(wal = %name, bytes, "fetched");
+            Ok(FetchOutcome::Delivered)
+        }
+    }
+}
+
+/// Delivers what an earlier call fetched ahead. An entry that does not stand its checks is gone
+/// afterwards, and the file is fetched as if there had been none.
+fn from_spool(
+    spool: &Spool,
+    name: &WalFileName,
+    destination: &Path,
+    options: &FetchOptions,
+) -> Result<bool, WalArchiveError> {
+    if name.kind() != WalFileKind::Segment {
+        return Ok(false);
+    }
+    let mut spooled = match spool.take(name.as_str()) {
+        Ok(Some(spooled)) => spooled,
+        Ok(None) => return Ok(false),
+        Err(error) if options.prefetch > 1 => return Err(WalArchiveError::Spool(error)),
+        Err(error) => {
+            debug!(%error, "the spool is not used");
+            return Ok(false);
+        }
+    };
+    let mut first = Vec::new();
+    let header_bytes = u64::try_from(WalPageHeader::BYTES).expect("a small number");
+    let looked = spooled.reader()?.take(header_bytes).read_to_end(&mut first);
+    let bytes = spooled.bytes()?;
+    if let Err(reason) =
+        looked.map_err(|error| error.to_string()).and_then(|_| check(name, &first, bytes))
+    {
+        warn!(wal = %name, reason, "dropped a damaged file from the spool");
+        return Ok(false);
+    }
+    spooled.deliver(destination)?;
+    Ok(true)
+}
+
+struct Fetch<'a> {
+    name: &'a WalFileName,
+    destination: &'a Path,
+    catalog: &'a Catalog,
+    options: &'a FetchOptions,
+    spool: &'a Spool,
+    cancel: &'a Cancel,
+}
+
+impl Fetch<'_> {
+    /// Tries until the store gives a clear answer or the deadline has come.
+    async fn persistently(
+        &self,
+        limits: &Limits,
+        first_page: Option<mpsc::Sender<FirstPage>>,
+    ) -> Result<Option<u64>, WalArchiveError> {
+        let mut backoff = Backoff::new(limits.retry);
+        let mut vanished = 0;
+        loop {
+            let error = match self.attempt(first_page.clone()).await {
+                Ok(Attempt::Delivered(bytes)) => return Ok(Some(bytes)),
+                Ok(Attempt::NotThere) => return Ok(None),
+                Ok(Attempt::Vanished(url)) => {
+                    vanished += 1;
+                    if vanished == VANISHED_MAX {
+                        let reason = "it is listed and cannot be read".to_string();
+                        return Err(WalArchiveError::Damaged { object: url, reason });
+                    }
+                    continue;
+                }
+                Err(WalArchiveError::Store(error)) if is_doubtful(error.kind) => error,
+                Err(error) => return Err(error),
+            };
+            let Some(delay) = backoff.next_delay(None) else {
+                let (attempts, elapsed) = backoff.spent();
+                let name = self.name.clone();
+                return Err(WalArchiveError::GaveUp {
+                    name,
+                    attempts,
+                    elapsed,
+                    source: Box::new(error),
+                });
+            };
+            debug!(wal = %self.name, %error, ?delay, "asking again");
+            tokio::select! {
+                () = tokio::time::sleep(delay) => {}
+                () = self.cancel.cancelled() => return Err(Cancelled.into()),
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        first_page: Option<mpsc::Sender<FirstPage>>,
+    ) -> Result<Attempt, WalArchiveError> {
+        let likely = self.suffix_seen_last();
+        // Only without a hint: the LIST runs beside the guess, so that a wrong one costs nothing.
+        let listing = likely.is_none().then(|| tokio::spawn(self.locate(likely)));
+        let guess = self.object_of(likely.unwrap_or(FIRST_GUESS));
+        match self.receive(&guess, first_page.clone()).await {
+            Ok(Some(bytes)) => return Ok(Attempt::Delivered(bytes)),
+            Ok(None) => {}
+            // S3 answers so for a missing key when the caller may not list.
+            Err(WalArchiveError::Store(error)) if error.kind == StoreErrorKind::Denied => {}
+            Err(error) => return Err(error),
+        }
+        let located = async {
+            match listing {
+                Some(listing) => listing
+                    .await
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())),
+                None => self.locate(likely).await,
+            }
+        };
+        let object = tokio::select! {
+            located = located => located?,
+            () = self.cancel.cancelled() => return Err(Cancelled.into()),
+        };
+        let Some(object) = object else { return Ok(Attempt::NotThere) };
+        let object = ObjectToFetch::from(object);
+        match self.receive(&object, first_page).await? {
+            Some(bytes) => Ok(Attempt::Delivered(bytes)),
+            None => Ok(Attempt::Vanished(self.catalog.store().url_of(&object.key))),
+        }
+    }
+
+    fn locate(
+        &self,
+        likely: Option<Suffix>,
+    ) -> impl Future<Output = Result<Option<WalObject>, WalArchiveError>> + use<> {
+        let (catalog, name) = (self.catalog.clone(), self.name.clone());
+        let partial = self.options.partial;
+        async move { locate(&catalog, &name, partial, likely).await }
+    }
+
+    async fn receive(
+        &self,
+        object: &ObjectToFetch,
+        first_page: Option<mpsc::Sender<FirstPage>>,
+    ) -> Result<Option<u64>, WalArchiveError> {
+        let destination = Destination::File(self.destination.to_path_buf());
+        let store = self.catalog.store();
+        let received = receive(store, object, destination, first_page, self.cancel).await?;
+        if received.is_some() && self.suffix_seen_last() != Some(object.compression) {
+            self.remember(object.compression);
+        }
+        Ok(received)
+    }
+
+    fn object_of(&self, compression: Suffix) -> ObjectToFetch {
+        let key = self.catalog.layout().wal(self.name, compression);
+        ObjectToFetch { key, compression, name: self.name.clone() }
+    }
+
+    fn suffix_seen_last(&self) -> Option<Suffix> {
+        let note = self.spool.note(SUFFIX_NOTE)?;
+        if note.is_empty() { Some(None) } else { Compression::from_suffix(&note).map(Some) }
+    }
+
+    /// Spares the next call its LIST. A spool that cannot be written costs only that.
+    fn remember(&self, compression: Suffix) {
+        let note = compression.map_or("", Compression::suffix);
+        let kept = self.spool.prepare().and_then(|()| self.spool.set_note(SUFFIX_NOTE, note));
+        if let Err(error) = kept {
+            debug!(%error, "the suffix seen last is not kept");
+        }
+    }
+}
+
+enum Attempt {
+    Delivered(u64),
+    NotThere,
+    /// Listed, then gone: with its URL.
+    Vanished(String),
+}
+
+/// Whether asking again may give another answer.
+fn is_doubtful(kind: StoreErrorKind) -> bool {
+    match kind {
+        StoreErrorKind::Unreachable | StoreErrorKind::Interrupted => true,
+        StoreErrorKind::Denied
+        | StoreErrorKind::NoCredentials
+        | StoreErrorKind::BucketMissing
+        | StoreErrorKind::ObjectMissing
+        | StoreErrorKind::Refused
+        | StoreErrorKind::Full
+        | StoreErrorKind::Other => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::codec::{Compression, CompressionLevel};
+    use crate::flow::Cancel;
+    use crate::monitor::Silent;
+    use crate::store::{PutMode, PutOptions as StorePutOptions};
+    use crate::wal::WalFileName;
+    use crate::wal_archive::fixtures::{
+        OURS, World, files_below, limits, name, push_options, segment,
+    };
+    use crate::wal_archive::{
+        FetchOptions, FetchOutcome, PartialSegments, PushOptions, WalArchiveError, fetch, push,
+    };
+    use std::path::Path;
+
+    async fn archive(world: &World, name: &str, content: &[u8], compression: Option<Compression>) {
+        let path = world.file(name, content);
+        let compression = compression.map(|compression| (compression, CompressionLevel::Low));
+        let options = PushOptions { compression, ..push_options() };
+        push(&path, &world.catalog, &options, &Silent, &Cancel::new()).await.expect("push");
+        std::fs::remove_file(path).expect("remove");
+    }
+
+    async fn store_raw(
+        world: &World,
+        name: &str,
+        compression: Option<Compression>,
+        content: Vec<u8>,
+    ) {
+        let key = world.catalog.layout().wal(&WalFileName::parse(name).expect("name"), compression);
+        let options = StorePutOptions::default();
+        let put = world.catalog.store().put(&key, content.into(), PutMode::Overwrite, &options);
+        put.await.expect("put");
+    }
+
+    async fn fetched(
+        world: &World,
+        name: &str,
+        destination: &Path,
+        options: &FetchOptions,
+    ) -> Result<FetchOutcome, WalArchiveError> {
+        let name = WalFileName::parse(name).expect("name");
+        let cancel = Cancel::new();
+        fetch(&name, destination, &world.catalog, options, &limits(), &Silent, &cancel).await
+    }
+
+    #[tokio::test]
+    async fn every_suffix_is_found_with_and_without_a_hint() {
+        let world = World::new();
+        let all = std::iter::once(None).chain(Compression::ALL.into_iter().map(Some));
+        let archived: Vec<_> = (1..).zip(all).collect();
+        for (number, compression) in &archived {
+            archive(&world, &name(*number), &segment(OURS, *number, 0), *compression).await;
+        }
+        // The second round finds each one behind a hint that names the suffix before it.
+        for round in 0..2 {
+            for (number, compression) in &archived {
+                let destination = world.path("RECOVERYXLOG");
+                let options = world.fetch_options(0);
+                if round == 0 {
+                    std::fs::remove_dir_all(world.path("spool")).ok();
+                }
+                let outcome = fetched(&world, &name(*number), &destination, &options).await;
+                assert_eq!(outcome.expect("fetch"), FetchOutcome::Delivered, "{compression:?}");
+                assert_eq!(std::fs::read(&destination).expect("read"), segment(OURS, *number, 0));
+            }
+        }
+        assert_eq!(files_below(world.directory.path()), ["RECOVERYXLOG", "suffix"]);
+    }
+
+    #[tokio::test]
+    async fn the_four_kinds_of_files_come_back_by_name() {
+        let world = World::new();
+        let files = [
+            (name(1), segment(OURS, 1, 0)),
+            (format!("{}.partial", name(2)), segment(OURS, 2, 0)),
+            ("00000002.history".to_string(), b"1\t0/3000000\tno recovery target\n".to_vec()),
+            (format!("{}.00000028.backup", name(1)), b"START WAL LOCATION: 0/100028\n".to_vec()),
+        ];
+        for (name, content) in &files {
+            archive(&world, name, content, Some(Compression::Gzip)).await;
+        }
+        for (name, content) in &files {
+            let destination = world.path("out");
+            let outcome = fetched(&world, name, &destination, &world.fetch_options(0)).await;
+            assert_eq!(outcome.expect("fetch"), FetchOutcome::Delivered);
+            assert_eq!(&std::fs::read(&destination).expect("read"), content);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_archived_is_not_there_and_leaves_nothing() {
+        let world = World::new();
+        archive(&world, &format!("{}.00000028.backup", name(1)), b"label", None).await;
+        for name in [name(1), name(2), "00000002.history".into()] {
+            let outcome = fetched(&world, &name, &world.path("out"), &world.fetch_options(4)).await;
+            assert_eq!(outcome.expect("fetch"), FetchOutcome::NotThere, "{name}");
+        }
+        assert!(files_below(world.directory.path()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_partial_segment_stands_in_unless_refused_and_never_for_a_complete_one() {
+        let world = World::new();
+        let partial = format!("{}.partial", name(1));
+        archive(&world, &partial, &segment(OURS, 1, 7), Some(Compression::Gzip)).await;
+        let accept = world.fetch_options(4);
+        let refuse = FetchOptions { partial: PartialSegments::Refuse, ..accept.clone() };
+        let destination = world.path("out");
+        for requested in [&name(1), &partial] {
+            let outcome = fetched(&world, requested, &destination, &refuse).await.expect("fetch");
+            assert_eq!(outcome, FetchOutcome::NotThere);
+            let outcome = fetched(&world, requested, &destination, &accept).await.expect("fetch");
+            assert_eq!(outcome, FetchOutcome::Delivered);
+        }
+        archive(&world, &name(1), &segment(OURS, 1, 8), Some(Compression::Zstd)).await;
+        fetched(&world, &name(1), &destination, &accept).await.expect("fetch");
+        assert_eq!(std::fs::read(&destination).expect("read"), segment(OURS, 1, 8));
+    }
+
+    #[tokio::test]
+    async fn damaged_objects_are_errors_and_leave_nothing() {
+        let good = segment(OURS, 1, 0);
+        let zstd = crate::codec::compress(Compression::Zstd, 3, &good).expect("compresses");
+        let damages = [
+            (None, good[..500_000].to_vec()),
+            (None, [good.clone(), vec![0]].concat()),
+            (None, segment(OURS, 2, 0)),
+            (Some(Compression::Zstd), zstd[..zstd.len() / 2].to_vec()),
+            (Some(Compression::Zstd), Vec::new()),
+            (Some(Compression::Gzip), b"not gzip at all".to_vec()),
+        ];
+        for (compression, content) in damages {
+            let world = World::new();
+            store_raw(&world, &name(1), compression, content).await;
+            let (destination, options) = (world.path("out"), world.fetch_options(3));
+            let error = fetched(&world, &name(1), &destination, &options).await;
+            let error = error.expect_err("damaged");
+            assert!(matches!(error, WalArchiveError::Damaged { .. }), "{error}");
+            assert!(files_below(world.directory.path()).is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn prefetched_segments_are_delivered_from_the_spool_across_logs_without_the_store() {
+        let world = World::new();
+        let first = 4094;
+        for number in first..first + 4 {
+            archive(&world, &name(number), &segment(OURS, number, 0), Some(Compression::Lz4)).await;
+        }
+        let options = world.fetch_options(3);
+        let destination = world.path("out");
+        fetched(&world, &name(first), &destination, &options).await.expect("fetch");
+        let empty = World { directory: world.directory, ..World::new() };
+        for (number, there) in [(first + 1, true), (first + 2, true), (first + 3, false)] {
+            let outcome = fetched(&empty, &name(number), &destination, &options).await;
+            let expected = if there { FetchOutcome::Delivered } else { FetchOutcome::NotThere };
+            assert_eq!(outcome.expect("fetch"), expected);
+            if there {
+                assert_eq!(std::fs::read(&destination).expect("read"), segment(OURS, number, 0));
+            }
+        }
+        assert_eq!(files_below(empty.directory.path()), ["out", "suffix"]);
+    }
+
+    #[tokio::test]
+    async fn a_poisoned_spool_is_not_believed() {
+        let world = World::new();
+        for number in 1..4 {
+            archive(&world, &name(number), &segment(OURS, number, 0), None).await;
+        }
+        let options = world.fetch_options(3);
+        let destination = world.path("out");
+        fetched(&world, &name(1), &destination, &options).await.expect("fetch");
+        // Under Barman's name, under a name of ours with a wrong checksum, and with a right one.
+        let wrong = segment(OURS, 9, 9);
+        world_spool_write(&world, &name(2), &wrong);
+        world_spool_write(&world, &format!("{}.00000000", name(2)), &wrong);
+        let right = crc32c::crc32c(&wrong);
+        world_spool_write(&world, &format!("{}.{right:08x}", name(3)), &wrong);
+        std::fs::write(world.path("spool").join(name(2)), &wrong).expect("write");
+        for number in [2, 3] {
+            fetched(&world, &name(number), &destination, &options).await.expect("fetch");
+            assert_eq!(std::fs::read(&destination).expect("read"), segment(OURS, number, 0));
+        }
+    }
+
+    fn world_spool_write(world: &World, name: &str, content: &[u8]) {
+        let mut folders = std::fs::read_dir(world.path("spool")).expect("spool");
+        let folder = folders.find_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()));
+        std::fs::write(folder.expect("folder").path().join(name), content).expect("write");
+    }
+
+    #[tokio::test]
+    async fn a_spool_that_cannot_be_used_is_an_error_only_when_it_was_asked_for() {
+        let world = World::new();
+        archive(&world, &name(1), &segment(OURS, 1, 0), None).await;
+        world.file("spool", b"a file where the directory should be");
+        let destination = world.path("out");
+        let error = fetched(&world, &name(1), &destination, &world.fetch_options(2)).await;
+        assert!(matches!(error, Err(WalArchiveError::Spool(_))));
+        let outcome = fetched(&world, &name(1), &destination, &world.fetch_options(1)).await;
+        assert_eq!(outcome.expect("fetch"), FetchOutcome::Delivered);
+    }
+
+    #[tokio::test]
+    async fn sixteen_fetches_at_once_on_one_spool_all_get_their_own() {
+        let world = World::new();
+        for number in 0..20 {
+            archive(&world, &name(number), &segment(OURS, number, 0), Some(Compression::Zstd))
+                .await;
+        }
+        // Twice the same sixteen: the second round finds some in the spool, some taken.
+        for _ in 0..2 {
+            let fetches = (0..16u64).map(|number| {
+                let (catalog, options) = (world.catalog.clone(), world.fetch_options(4));
+                let destination = world.path(&format!("{}.tmp", name(number)));
+                let name = WalFileName::parse(&name(number)).expect("name");
+                tokio::spawn(async move {
+                    let cancel = Cancel::new();
+                    fetch(&name, &destination, &catalog, &options, &limits(), &Silent, &cancel)
+                        .await
+                })
+            });
+            for outcome in futures::future::join_all(fetches).await {
+                assert_eq!(outcome.expect("task").expect("fetch"), FetchOutcome::Delivered);
+            }
+            for number in 0..16 {
+                let destination = world.path(&format!("{}.tmp", name(number)));
+                assert_eq!(std::fs::read(&destination).expect("read"), segment(OURS, number, 0));
+                std::fs::remove_file(destination).expect("remove");
+            }
+        }
+        let left = files_below(world.directory.path());
+        assert!(left.iter().all(|file| !file.starts_with('.')), "{left:?}");
+        assert!(left.len() <= 9, "{left:?}");
+    }
+
+    #[tokio::test]
+    async fn a_destination_that_cannot_be_written_is_an_error_of_the_disk() {
+        let world = World::new();
+        archive(&world, &name(1), &segment(OURS, 1, 0), None).await;
+        let destination = world.path("missing/out");
+        let error = fetched(&world, &name(1), &destination, &world.fetch_options(0)).await;
+        assert!(matches!(error, Err(WalArchiveError::Disk(_))));
+    }
+}

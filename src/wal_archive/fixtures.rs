@@ -1,0 +1,122 @@
+//! Segments and archives for the tests of this room.
+
+use crate::catalog::{Catalog, Layout, ServerName};
+use crate::flow::{Limits, RetryLimits};
+use crate::store::Store;
+use crate::wal_archive::fetch::{FetchOptions, PartialSegments, SpoolOptions};
+use crate::wal_archive::push::{OtherContent, PushOptions};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::TempDir;
+
+pub const SEGMENT_BYTES: u32 = 1 << 20;
+pub const OURS: u64 = 7_388_000_000_000_000_001;
+pub const THEIRS: u64 = 7_301_000_000_000_000_001;
+
+/// A segment of 1 MiB as PostgreSQL 15 would write it, its rest filled from `seed`.
+pub fn segment(system_identifier: u64, number: u64, seed: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    bytes.extend(0xD110u16.to_ne_bytes());
+    bytes.extend(2u16.to_ne_bytes());
+    bytes.extend(1u32.to_ne_bytes());
+    bytes.extend((number * u64::from(SEGMENT_BYTES)).to_ne_bytes());
+    bytes.extend([0; 8]);
+    bytes.extend(system_identifier.to_ne_bytes());
+    bytes.extend(SEGMENT_BYTES.to_ne_bytes());
+    bytes.extend(8192u32.to_ne_bytes());
+    let mut state = seed.wrapping_add(1);
+    while bytes.len() < usize::try_from(SEGMENT_BYTES / 4).expect("fits") {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        bytes.extend((state >> 20).to_ne_bytes());
+    }
+    bytes.resize(usize::try_from(SEGMENT_BYTES).expect("fits"), 0);
+    bytes
+}
+
+/// The name of segment `number` of timeline 1.
+pub fn name(number: u64) -> String {
+    let per_log = (1u64 << 32) / u64::from(SEGMENT_BYTES);
+    format!("00000001{:08X}{:08X}", number / per_log, number % per_log)
+}
+
+/// An archive in memory and a directory of files.
+pub struct World {
+    pub catalog: Catalog,
+    pub directory: TempDir,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::over(Store::memory())
+    }
+
+    pub fn over(store: Store) -> Self {
+        let layout = Layout::new("p", &ServerName::parse("main").expect("server"));
+        let catalog = Catalog::new(store, layout.expect("layout"));
+        Self { catalog, directory: tempfile::tempdir().expect("directory") }
+    }
+
+    /// A file in the directory.
+    pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).expect("write");
+        path
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn fetch_options(&self, prefetch: usize) -> FetchOptions {
+        FetchOptions {
+            partial: PartialSegments::Accept,
+            prefetch,
+            spool: SpoolOptions { directory: self.path("spool"), scope: "memory: p main".into() },
+        }
+    }
+
+    /// All keys, sorted.
+    pub async fn keys(&self) -> Vec<String> {
+        use futures::stream::TryStreamExt;
+        let listed: Vec<_> = self.catalog.store().list("").try_collect().await.expect("list");
+        let mut keys: Vec<_> = listed.into_iter().map(|entry| entry.key.to_string()).collect();
+        keys.sort();
+        keys
+    }
+}
+
+pub fn push_options() -> PushOptions {
+    PushOptions {
+        compression: None,
+        tags: Vec::new(),
+        history_tags: None,
+        other_content: OtherContent::Refuse,
+    }
+}
+
+pub fn limits() -> Limits {
+    let two = NonZeroUsize::new(2).expect("2");
+    let retry = RetryLimits {
+        attempts_max: 3,
+        deadline: Duration::from_secs(10),
+        delay_first: Duration::from_millis(1),
+        delay_max: Duration::from_millis(2),
+    };
+    Limits { jobs: two, workers: two, memory_max_bytes: 1 << 26, bandwidth_max: None, retry }
+}
+
+/// Files of a directory, hidden ones included, and of those below.
+pub fn files_below(directory: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("directory") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            found.push(path.file_name().expect("name").to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    found
+}

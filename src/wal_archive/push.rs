@@ -1,0 +1,465 @@
+//! Archiving one file.
+//!
+//! ```text
+//! open, check header ─┬─ read and compress          (own thread)
+//!                     ├─ whose archive is this      (one small GET)
+//!                     └─ other suffixes of the name (one LIST)
+//!                     then one PUT that refuses to overwrite
+//! ```
+//!
+//! The two questions run beside the compression, so the PUT is the only request in sequence.
+//! Crash points: the PUT is the only change (but for `archive.json`, once in an archive's life);
+//! a crash before it leaves nothing, after it the next try finds the same content and succeeds.
+//! Memory: the object as stored, plus the window of its codec.
+
+use crate::catalog::{ArchiveIdentity, Catalog, CatalogError, WalObject};
+use crate::codec::{Compression, CompressionLevel};
+use crate::flow::{Cancel, Cancelled};
+use crate::monitor::{Metric, Monitor};
+use crate::pgdata::SystemIdentifier;
+use crate::store::{ObjectKey, PutMode, PutOptions, PutOutcome, StoreErrorKind};
+use crate::wal::WalFileKind;
+use crate::wal_archive::WalArchiveError;
+use crate::wal_archive::adopt::newest_writer;
+use crate::wal_archive::compare::{Comparison, compare};
+use crate::wal_archive::source::{Source, header_of};
+use bytes::Bytes;
+use std::path::Path;
+use tracing::{info, warn};
+
+/// How a file is archived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushOptions {
+    pub compression: Option<(Compression, CompressionLevel)>,
+    pub tags: Vec<(String, String)>,
+    /// Replace `tags` on timeline history files.
+    pub history_tags: Option<Vec<(String, String)>>,
+    pub other_content: OtherContent,
+}
+
+/// What happens when the archive holds other content under the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherContent {
+    Refuse,
+    /// Replaced, and a warning logged (`--allow-overwrite`).
+    Overwrite,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PushOutcome {
+    Archived,
+    /// The same content was there, under this or another suffix; nothing was written.
+    AlreadyArchived,
+    /// Other content was there and has been replaced.
+    Overwritten,
+}
+
+/// Archives the file at `path` under its own name. Success means that the store holds the bytes.
+pub async fn push(
+    path: &Path,
+    catalog: &Catalog,
+    options: &PushOptions,
+    monitor: &dyn Monitor,
+    cancel: &Cancel,
+) -> Result<PushOutcome, WalArchiveError> {
+    let source = Source::open(path)?;
+    let push = Push { source, catalog, options, cancel };
+    let (stored, (), siblings) = tokio::select! {
+        ready = async { tokio::try_join!(push.stored_form(), push.check_owner(), push.siblings()) } => ready?,
+        () = cancel.cancelled() => return Err(Cancelled.into()),
+    };
+    // Before the PUT: a copy under another suffix would make it ambiguous which one is fetched.
+    if push.settled_by(siblings).await? {
+        return Ok(PushOutcome::AlreadyArchived);
+    }
+    let bytes = u64::try_from(stored.len()).expect("a buffer's size fits 64 bits");
+    let outcome = push.put(stored).await?;
+    if outcome != PushOutcome::AlreadyArchived {
+        monitor.add(Metric::StoredBytes, bytes);
+    }
+    info!(wal = %push.source.name(), bytes, outcome = ?outcome, "archived");
+    Ok(outcome)
+}
+
+struct Push<'a> {
+    source: Source,
+    catalog: &'a Catalog,
+    options: &'a PushOptions,
+    cancel: &'a Cancel,
+}
+
+impl Push<'_> {
+    async fn stored_form(&self) -> Result<Bytes, WalArchiveError> {
+        let (source, compression) = (self.source.clone(), self.options.compression);
+        let work = tokio::task::spawn_blocking(move || source.stored_form(compression));
+        work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// Refuses a segment of another cluster than the archive's; the first segment of all
+    /// decides whose it is.
+    async fn check_owner(&self) -> Result<(), WalArchiveError> {
+        let (Some(header), Some(ours)) = (self.source.header(), self.source.system_identifier())
+        else {
+            return Ok(());
+        };
+        match self.catalog.identity().await {
+            Ok(Some(identity)) if identity.system_identifier == ours => return Ok(()),
+            Ok(Some(identity)) => return self.foreign(identity.system_identifier, ours),
+            Ok(None) => {}
+            Err(error) => return self.unless_denied(error.into(), "archive.json"),
+        }
+        // No record yet, but Barman may have archived here for years.
+        match newest_writer(self.catalog, self.cancel).await {
+            Ok(Some(stored)) if stored != ours => return self.foreign(stored, ours),
+            Ok(_) => {}
+            Err(error) => self.unless_denied(error, "whose WAL is there")?,
+        }
+        let claim = ArchiveIdentity {
+            system_identifier: ours,
+            first_timeline: self.source.name().timeline(),
+            segment_size: header.segment_size,
+        };
+        match self.catalog.claim_identity(&claim).await {
+            Ok(_) => Ok(()),
+            Err(CatalogError::OtherCluster { stored, ours, .. }) => self.foreign(stored, ours),
+            Err(error) => self.unless_denied(error.into(), "archive.json"),
+        }
+    }
+
+    fn foreign(
+        &self,
+        stored: SystemIdentifier,
+        ours: SystemIdentifier,
+    ) -> Result<(), WalArchiveError> {
+        let name = self.source.name().clone();
+        if self.options.other_content == OtherContent::Overwrite {
+            warn!(wal = %name, %stored, %ours, "archiving into another cluster's archive");
+            return Ok(());
+        }
+        Err(WalArchiveError::OtherCluster { name, server: self.catalog.server(), stored, ours })
+    }
+
+    /// Other objects of the same name: other suffixes. One LIST.
+    async fn siblings(&self) -> Result<Vec<WalObject>, WalArchiveError> {
+        let name = self.source.name();
+        let plain = self.catalog.layout().wal(name, None);
+        let key = self.key();
+        match self.catalog.store().list_starting_with(plain.as_str()).await {
+            Ok(listed) => Ok(listed
+                .into_iter()
+                .filter_map(WalObject::parse)
+                .filter(|object| object.name == *name && object.key != key)
+                .collect()),
+            Err(error) => self.unless_denied(error.into(), "other suffixes").map(|()| Vec::new()),
+        }
+    }
+
+    /// Whether another suffix already holds this very content.
+    async fn settled_by(&self, siblings: Vec<WalObject>) -> Result<bool, WalArchiveError> {
+        for sibling in siblings {
+            match self.compare(&sibling.key, sibling.compression).await? {
+                Some(Comparison::Same) => return Ok(true),
+                None => {}
+                Some(other) => self.refuse_unless_allowed(&sibling.key, other)?,
+            }
+        }
+        Ok(false)
+    }
+
+    async fn put(&self, stored: Bytes) -> Result<PushOutcome, WalArchiveError> {
+        let (store, key, options) = (self.catalog.store(), self.key(), self.put_options());
+        // An object that vanishes between our refusal and our look is worth one more try.
+        for _ in 0..2 {
+            let put = store.put(&key, stored.clone(), PutMode::Create, &options);
+            let outcome = tokio::select! {
+                outcome = put => outcome?,
+                () = self.cancel.cancelled() => return Err(Cancelled.into()),
+            };
+            if outcome == PutOutcome::Written {
+                return Ok(PushOutcome::Archived);
+            }
+            // Also after a lost answer: it may be our own write that is in the way.
+            let compression = self.options.compression.map(|(compression, _)| compression);
+            match self.compare(&key, compression).await? {
+                Some(Comparison::Same) => return Ok(PushOutcome::AlreadyArchived),
+                None => {}
+                Some(other) => {
+                    self.refuse_unless_allowed(&key, other)?;
+                    store.put(&key, stored, PutMode::Overwrite, &options).await?;
+                    return Ok(PushOutcome::Overwritten);
+                }
+            }
+        }
+        let detail = "An object of this name appears and vanishes again.".to_string();
+        Err(self.other_content(&key, detail))
+    }
+
+    async fn compare(
+        &self,
+        key: &ObjectKey,
+        compression: Option<Compression>,
+    ) -> Result<Option<Comparison>, WalArchiveError> {
+        compare(self.catalog.store(), key, compression, &self.source, self.cancel).await
+    }
+
+    fn refuse_unless_allowed(
+        &self,
+        key: &ObjectKey,
+        found: Comparison,
+    ) -> Result<(), WalArchiveError> {
+        let detail = match found {
+            Comparison::Unreadable { reason } => {
+                format!("The stored copy cannot be decompressed: {reason}.")
+            }
+            Comparison::Different { stored_first } => self.difference(&stored_first),
+            Comparison::Same => return Ok(()),
+        };
+        if self.options.other_content == OtherContent::Overwrite {
+            warn!(object = %key, %detail, "other content is stored under this name; overwriting");
+            return Ok(());
+        }
+        Err(self.other_content(key, detail))
+    }
+
+    fn difference(&self, stored_first: &[u8]) -> String {
+        let stored = header_of(self.source.name(), stored_first)
+            .map(|header| SystemIdentifier::new(header.system_identifier));
+        match (stored, self.source.system_identifier()) {
+            (Some(stored), Some(ours)) if stored != ours => format!(
+                "The stored copy was written for system identifier {stored}, this cluster is {ours}."
+            ),
+            (Some(stored), _) => format!(
+                "Both copies were written by system identifier {stored}: its history was rewritten \
+                 without a new timeline."
+            ),
+            (None, _) => "The stored copy differs.".to_string(),
+        }
+    }
+
+    fn other_content(&self, key: &ObjectKey, detail: String) -> WalArchiveError {
+        WalArchiveError::OtherContent {
+            name: self.source.name().clone(),
+            server: self.catalog.server(),
+            object: self.catalog.store().url_of(key),
+            detail,
+        }
+    }
+
+    /// Who may only write still archives: the conditional PUT alone protects what is there.
+    fn unless_denied(&self, error: WalArchiveError, question: &str) -> Result<(), WalArchiveError> {
+        match error {
+            WalArchiveError::Store(error) if error.kind == StoreErrorKind::Denied => {
+                info!(wal = %self.source.name(), %error, question, "not allowed to look; archiving on");
+                Ok(())
+            }
+            WalArchiveError::Catalog(error @ CatalogError::Malformed { .. }) => {
+                warn!(wal = %self.source.name(), %error, "cannot tell whose archive this is");
+                Ok(())
+            }
+            error => Err(error),
+        }
+    }
+
+    fn key(&self) -> ObjectKey {
+        let compression = self.options.compression.map(|(compression, _)| compression);
+        self.catalog.layout().wal(self.source.name(), compression)
+    }
+
+    fn put_options(&self) -> PutOptions {
+        let tags = match &self.options.history_tags {
+            Some(tags) if self.source.name().kind() == WalFileKind::History => tags,
+            _ => &self.options.tags,
+        };
+        PutOptions { tags: tags.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::codec::{Compression, CompressionLevel};
+    use crate::flow::Cancel;
+    use crate::monitor::Silent;
+    use crate::store::{PutMode, PutOptions as StorePutOptions};
+    use crate::wal::WalFileName;
+    use crate::wal_archive::fixtures::{OURS, THEIRS, World, name, push_options, segment};
+    use crate::wal_archive::{OtherContent, PushOptions, PushOutcome, WalArchiveError, push};
+    use std::path::Path;
+
+    async fn pushed(
+        world: &World,
+        path: &Path,
+        options: &PushOptions,
+    ) -> Result<PushOutcome, WalArchiveError> {
+        push(path, &world.catalog, options, &Silent, &Cancel::new()).await
+    }
+
+    fn with(compression: Compression) -> PushOptions {
+        PushOptions { compression: Some((compression, CompressionLevel::Low)), ..push_options() }
+    }
+
+    #[tokio::test]
+    async fn a_segment_lands_under_its_suffix_beside_the_identity_of_the_archive() {
+        let world = World::new();
+        let path = world.file(&name(1), &segment(OURS, 1, 0));
+        let outcome = pushed(&world, &path, &with(Compression::Zstd)).await.expect("push");
+        assert_eq!(outcome, PushOutcome::Archived);
+        let folder = "p/main/wals/0000000100000000";
+        let expected = ["p/main/archive.json".to_string(), format!("{folder}/{}.zst", name(1))];
+        assert_eq!(world.keys().await, expected);
+        let identity = world.catalog.identity().await.expect("read").expect("identity");
+        assert_eq!(identity.system_identifier.to_string(), OURS.to_string());
+    }
+
+    #[tokio::test]
+    async fn the_four_kinds_of_files_are_archived() {
+        let world = World::new();
+        let files = [
+            (name(1), segment(OURS, 1, 0)),
+            (format!("{}.partial", name(2)), segment(OURS, 2, 0)),
+            ("00000002.history".into(), b"1\t0/3000000\tno recovery target\n".to_vec()),
+            (format!("{}.00000028.backup", name(1)), b"START WAL LOCATION: 0/100028\n".to_vec()),
+        ];
+        for (name, content) in files {
+            let path = world.file(&name, &content);
+            let outcome = pushed(&world, &path, &with(Compression::Gzip)).await.expect(&name);
+            assert_eq!(outcome, PushOutcome::Archived, "{name}");
+        }
+        assert_eq!(world.keys().await.len(), 5);
+    }
+
+    #[tokio::test]
+    async fn the_same_content_again_is_success_and_writes_nothing() {
+        let world = World::new();
+        let path = world.file(&name(1), &segment(OURS, 1, 0));
+        pushed(&world, &path, &with(Compression::Gzip)).await.expect("push");
+        let keys = world.keys().await;
+        for again in [Compression::Gzip, Compression::Zstd, Compression::Lz4] {
+            let outcome = pushed(&world, &path, &with(again)).await.expect("again");
+            assert_eq!(outcome, PushOutcome::AlreadyArchived, "{again}");
+        }
+        let outcome = pushed(&world, &path, &push_options()).await.expect("again");
+        assert_eq!(outcome, PushOutcome::AlreadyArchived);
+        assert_eq!(world.keys().await, keys);
+    }
+
+    #[tokio::test]
+    async fn other_content_under_the_name_is_refused_whatever_its_suffix() {
+        let world = World::new();
+        let path = world.file(&name(1), &segment(OURS, 1, 0));
+        pushed(&world, &path, &with(Compression::Gzip)).await.expect("push");
+        let path = world.file(&name(1), &segment(OURS, 1, 99));
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            let error = pushed(&world, &path, &with(compression)).await.expect_err("refused");
+            assert!(matches!(error, WalArchiveError::OtherContent { .. }), "{error}");
+            assert!(error.detail().expect("detail").contains("without a new timeline"));
+        }
+        assert_eq!(world.keys().await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn allow_overwrite_replaces_other_content() {
+        let world = World::new();
+        let options = PushOptions { other_content: OtherContent::Overwrite, ..push_options() };
+        let path = world.file(&name(1), &segment(OURS, 1, 0));
+        assert_eq!(pushed(&world, &path, &options).await.expect("push"), PushOutcome::Archived);
+        let outcome = pushed(&world, &path, &options).await.expect("again");
+        assert_eq!(outcome, PushOutcome::AlreadyArchived);
+        let path = world.file(&name(1), &segment(THEIRS, 1, 99));
+        assert_eq!(pushed(&world, &path, &options).await.expect("push"), PushOutcome::Overwritten);
+        let key = world.catalog.layout().wal(&WalFileName::parse(&name(1)).expect("name"), None);
+        let stored = world.catalog.store().get(&key).await.expect("get").expect("object");
+        assert_eq!(stored, segment(THEIRS, 1, 99));
+    }
+
+    #[tokio::test]
+    async fn a_segment_of_another_cluster_is_refused_before_anything_is_written() {
+        let world = World::new();
+        let path = world.file(&name(1), &segment(OURS, 1, 0));
+        pushed(&world, &path, &push_options()).await.expect("push");
+        let keys = world.keys().await;
+        let path = world.file(&name(2), &segment(THEIRS, 2, 0));
+        let error = pushed(&world, &path, &push_options()).await.expect_err("refused");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot archive WAL segment \"{}\": server name \"p/main\" holds the WAL of another cluster",
+                name(2)
+            )
+        );
+        let detail = error.detail().expect("detail");
+        assert!(detail.contains(&OURS.to_string()) && detail.contains(&THEIRS.to_string()));
+        assert_eq!(world.keys().await, keys);
+    }
+
+    #[tokio::test]
+    async fn an_archive_that_barman_began_belongs_to_the_writer_of_its_newest_segment() {
+        let world = World::new();
+        let store = world.catalog.store();
+        for (number, writer) in [(1, OURS), (2, THEIRS)] {
+            let wal = WalFileName::parse(&name(number)).expect("name");
+            let key = world.catalog.layout().wal(&wal, None);
+            let content = segment(writer, number, 0).into();
+            store
+                .put(&key, content, PutMode::Create, &StorePutOptions::default())
+                .await
+                .expect("put");
+        }
+        let path = world.file(&name(3), &segment(OURS, 3, 0));
+        let error = pushed(&world, &path, &push_options()).await.expect_err("refused");
+        assert!(matches!(error, WalArchiveError::OtherCluster { .. }), "{error}");
+        let path = world.file(&name(3), &segment(THEIRS, 3, 0));
+        pushed(&world, &path, &push_options()).await.expect("push");
+    }
+
+    #[tokio::test]
+    async fn files_that_contradict_their_name_or_header_are_refused() {
+        let world = World::new();
+        let short = &segment(OURS, 1, 0)[..1000];
+        let path = world.file(&name(1), short);
+        let error = pushed(&world, &path, &push_options()).await.expect_err("short");
+        assert!(matches!(error, WalArchiveError::WrongSize { bytes: 1000, .. }), "{error}");
+        let path = world.file(&name(2), &segment(OURS, 1, 0));
+        let error = pushed(&world, &path, &push_options()).await.expect_err("misplaced");
+        assert!(matches!(error, WalArchiveError::WrongPosition { .. }), "{error}");
+        let path = world.file("RECOVERYXLOG", b"x");
+        let error = pushed(&world, &path, &push_options()).await.expect_err("name");
+        assert!(matches!(error, WalArchiveError::BadName(_)), "{error}");
+        let missing = world.path(&name(9));
+        let error = pushed(&world, &missing, &push_options()).await.expect_err("missing");
+        assert!(matches!(error, WalArchiveError::Source { .. }), "{error}");
+        let directory = world.path(&name(8));
+        std::fs::create_dir(&directory).expect("directory");
+        assert!(pushed(&world, &directory, &push_options()).await.is_err());
+        assert!(world.keys().await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn of_sixteen_clusters_archiving_at_once_one_owns_the_archive() {
+        let world = World::new();
+        let pushes = (0..16u64).map(|index| {
+            let name = name(index);
+            let path = world.file(&name, &segment(OURS + index % 2, index, 0));
+            let (catalog, options) = (world.catalog.clone(), with(Compression::Lz4));
+            tokio::spawn(
+                async move { push(&path, &catalog, &options, &Silent, &Cancel::new()).await },
+            )
+        });
+        let mut archived = 0;
+        for outcome in futures::future::join_all(pushes).await {
+            archived += usize::from(outcome.expect("task").is_ok());
+        }
+        assert_eq!(archived, 8);
+        assert_eq!(world.keys().await.len(), 9);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_push_says_so_and_writes_nothing() {
+        let world = World::new();
+        let path = world.file(&name(1), &segment(OURS, 1, 0));
+        let cancel = Cancel::new();
+        cancel.cancel();
+        let outcome = push(&path, &world.catalog, &push_options(), &Silent, &cancel).await;
+        assert!(matches!(outcome, Err(WalArchiveError::Cancelled(_))));
+        assert!(!world.keys().await.iter().any(|key| key.contains("wals")));
+    }
+}

@@ -1,0 +1,144 @@
+//! One object into one file: decompressed, checked, and only then under its name.
+
+use crate::catalog::WalObject;
+use crate::codec::Compression;
+use crate::disk::{DurableFile, Spool, SpoolWriter};
+use crate::flow::Cancel;
+use crate::store::{ObjectKey, Store};
+use crate::wal::{WalFileName, WalPageHeader};
+use crate::wal_archive::WalArchiveError;
+use crate::wal_archive::compare::plain;
+use crate::wal_archive::prefetch::FirstPage;
+use crate::wal_archive::source::{Misfit, header_of, misfit};
+use crate::wal_archive::transfer::{Feed, read_object};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use tokio::sync::mpsc;
+
+const COPY_BYTES: usize = 128 << 10;
+
+/// Where an object goes.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// Durable under this name.
+    File(PathBuf),
+    /// Ahead of time; checked again when it is delivered.
+    Spool(Spool),
+}
+
+/// Fetches an object and gives it its name; `None` when the store says that it is not there.
+///
+/// Returns the bytes written, and tells the first page of a segment as soon as it is known.
+/// Nothing is left behind when it fails or is cancelled.
+pub async fn receive(
+    store: &Store,
+    object: &ObjectToFetch,
+    destination: Destination,
+    first_page: Option<mpsc::Sender<FirstPage>>,
+    cancel: &Cancel,
+) -> Result<Option<u64>, WalArchiveError> {
+    let work_object = object.clone();
+    let url = store.url_of(&object.key);
+    let work = move |feed: Feed| write(feed, &work_object, url, &destination, first_page);
+    read_object(store, &object.key, cancel, work).await?.transpose()
+}
+
+/// What is fetched, and as what.
+#[derive(Clone, Debug)]
+pub struct ObjectToFetch {
+    pub key: ObjectKey,
+    pub compression: Option<Compression>,
+    pub name: WalFileName,
+}
+
+impl From<WalObject> for ObjectToFetch {
+    fn from(object: WalObject) -> Self {
+        Self { key: object.key, compression: object.compression, name: object.name }
+    }
+}
+
+fn write(
+    feed: Feed,
+    object: &ObjectToFetch,
+    url: String,
+    destination: &Destination,
+    mut first_page: Option<mpsc::Sender<FirstPage>>,
+) -> Result<u64, WalArchiveError> {
+    let mut content = plain(object.compression, feed)?;
+    let mut target = Target::create(destination, &object.name)?;
+    let damaged = |reason: String| WalArchiveError::Damaged { object: url.clone(), reason };
+    let mut buffer = vec![0; COPY_BYTES];
+    let mut first = Vec::with_capacity(WalPageHeader::BYTES);
+    let mut bytes = 0u64;
+    loop {
+        let read = match content.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(damaged(format!("it cannot be decompressed: {error}"))),
+        };
+        target.write(&buffer[..read])?;
+        bytes += u64::try_from(read).expect("a buffer's size fits 64 bits");
+        let missing = WalPageHeader::BYTES - first.len();
+        first.extend_from_slice(&buffer[..read.min(missing)]);
+        if let (Some(header), Some(sender)) = (header_of(&object.name, &first), &first_page) {
+            // Nobody listens any more when the command ends: then it is of no use.
+            let _ = sender.try_send(FirstPage { header, compression: object.compression });
+            first_page = None;
+        }
+    }
+    check(&object.name, &first, bytes).map_err(damaged)?;
+    target.publish()?;
+    Ok(bytes)
+}
+
+/// Holds a plain file against its own first page; says what is wrong.
+pub fn check(name: &WalFileName, first: &[u8], bytes: u64) -> Result<(), String> {
+    let Some(header) = header_of(name, first) else { return Ok(()) };
+    match misfit(name, &header, bytes) {
+        None => Ok(()),
+        Some(Misfit::Size { expected }) => {
+            Err(format!("it holds {bytes} bytes instead of {expected}"))
+        }
+        Some(Misfit::Position { .. }) => {
+            Err(format!("it holds the segment that begins at {}", header.address))
+        }
+    }
+}
+
+/// A file on its way to its destination.
+enum Target {
+    File(DurableFile),
+    Spool(SpoolWriter),
+}
+
+impl Target {
+    fn create(destination: &Destination, name: &WalFileName) -> Result<Self, WalArchiveError> {
+        match destination {
+            Destination::File(path) => Ok(Self::File(DurableFile::create(path)?)),
+            Destination::Spool(spool) => {
+                Ok(Self::Spool(spool.put(name.as_str()).map_err(WalArchiveError::Spool)?))
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), WalArchiveError> {
+        match self {
+            Self::File(file) => {
+                let written = file.write_all(bytes);
+                written.map_err(|error| file.write_error(error).into())
+            }
+            Self::Spool(writer) => {
+                let written = writer.write_all(bytes);
+                written.map_err(|error| WalArchiveError::Spool(writer.write_error(error)))
+            }
+        }
+    }
+
+    fn publish(self) -> Result<(), WalArchiveError> {
+        match self {
+            Self::File(file) => Ok(file.publish()?),
+            Self::Spool(writer) => writer.finish().map_err(WalArchiveError::Spool),
+        }
+    }
+}

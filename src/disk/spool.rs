@@ -20,10 +20,9 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-/// What lies longer than this beside newer files was left by a recovery that went elsewhere.
-const AGE_MAX: Duration = Duration::from_secs(3600);
+/// What lies longer than this was left by a recovery that went elsewhere.
+const AGE_MAX_SECONDS: i64 = 3600;
 const COPY_BYTES: usize = 128 << 10;
 
 /// The spool of one scope.
@@ -80,7 +79,7 @@ impl Spool {
             let file =
                 opened.map_err(|error| DiskError::new(DiskOperation::Open, &claimed, error))?;
             let mut spooled = Spooled { file, path: claimed };
-            if spooled.checksum()? == checksum {
+            if !spooled.is_stale()? && spooled.checksum()? == checksum {
                 return Ok(Some(spooled));
             }
         }
@@ -108,7 +107,7 @@ impl Spool {
         for (path, modified) in files {
             let (entry, temporary) = (is_entry(&path), is_temporary(&path));
             entries += usize::from(entry);
-            let old = modified + i64::try_from(AGE_MAX.as_secs()).unwrap_or(i64::MAX) < newest;
+            let old = modified + AGE_MAX_SECONDS < newest;
             if (old && (entry || temporary)) || (entry && entries > entries_max) {
                 // Whoever took it meanwhile has it; that is as good.
                 let _ = fs::remove_file(&path);
@@ -212,6 +211,16 @@ impl Spooled {
             }
             Err(error) => Err(DiskError::new(DiskOperation::Rename, destination, error)),
         }
+    }
+
+    /// Whether the entry waited so long that the archive may have been begun anew under the same
+    /// name. Taking it has just renamed it, which sets the change time: the file system's own
+    /// clock measures the age.
+    fn is_stale(&self) -> Result<bool, DiskError> {
+        let metadata = self.file.metadata();
+        let failed = |error| DiskError::new(DiskOperation::Read, &self.path, error);
+        let metadata = metadata.map_err(failed)?;
+        Ok(metadata.ctime() - metadata.mtime() > AGE_MAX_SECONDS)
     }
 
     fn checksum(&mut self) -> Result<u32, DiskError> {
@@ -348,6 +357,18 @@ mod tests {
             assert!(spool.take("A").expect("take").is_none());
             assert!(files(base.path()).is_empty());
         }
+    }
+
+    #[test]
+    fn an_entry_that_waited_for_hours_is_not_delivered() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        put(&spool, "A", b"content");
+        let entry = fs::File::open(&files(base.path())[0]).expect("open");
+        let modified = entry.metadata().expect("metadata").modified().expect("time");
+        entry.set_modified(modified - std::time::Duration::from_secs(7300)).expect("touch");
+        assert!(spool.take("A").expect("take").is_none());
+        assert!(files(base.path()).is_empty());
     }
 
     #[test]

@@ -312,6 +312,7 @@ mod tests {
     use crate::wal_archive::{
         FetchOptions, FetchOutcome, PartialSegments, PushOptions, WalArchiveError, fetch, push,
     };
+    use sha2::{Digest, Sha256};
     use std::path::Path;
 
     async fn archive(world: &World, name: &str, content: &[u8], compression: Option<Compression>) {
@@ -417,6 +418,42 @@ mod tests {
         archive(&world, &name(1), &segment(OURS, 1, 8), Some(Compression::Zstd)).await;
         fetched(&world, &name(1), &destination, &accept).await.expect("fetch");
         assert_eq!(std::fs::read(&destination).expect("read"), segment(OURS, 1, 8));
+    }
+
+    #[tokio::test]
+    async fn what_barman_archived_with_any_algorithm_comes_back_to_the_byte() {
+        let files = [
+            (
+                "00000001000000000000001A",
+                "02966a52c53a4bffed248ec8cf41f17a6ed2d67a248c63ee8941b367dede4e1f",
+            ),
+            (
+                "00000002.history",
+                "ac0e8285e4b6cd1a3455fd4456c651fe0c343269633c04ff87fd1961d2af8b6a",
+            ),
+            (
+                "000000010000000000000019.00000028.backup",
+                "1a323aa02bbdc37c731fe80443df2078c63a1f54eb4268c6dccd1d35a9a4466c",
+            ),
+        ];
+        let servers = ["plain", "gzip", "bzip2", "xz", "snappy", "zstd", "lz4"];
+        for server in servers {
+            let world = World::of_barman(server).await;
+            for (name, sha256) in files {
+                let destination = world.path("out");
+                let outcome = fetched(&world, name, &destination, &world.fetch_options(0)).await;
+                assert_eq!(outcome.expect("fetch"), FetchOutcome::Delivered);
+                let content = std::fs::read(&destination).expect("read");
+                let digest: String =
+                    Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+                assert_eq!(digest, sha256, "{server} {name}");
+            }
+        }
+        let world = World::of_barman("zstd").await;
+        let (name, destination) = ("00000001000000000000001B", world.path("out"));
+        fetched(&world, name, &destination, &world.fetch_options(0)).await.expect("fetch");
+        let content = std::fs::read(&destination).expect("read");
+        assert!(Sha256::digest(&content).starts_with(&[0xb6, 0xa7, 0x30, 0x9f]));
     }
 
     #[tokio::test]

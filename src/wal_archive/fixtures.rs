@@ -2,7 +2,7 @@
 
 use crate::catalog::{Catalog, Layout, ServerName};
 use crate::flow::{Limits, RetryLimits};
-use crate::store::Store;
+use crate::store::{ObjectKey, PutMode, PutOptions as StorePutOptions, Store};
 use crate::wal_archive::fetch::{FetchOptions, PartialSegments, SpoolOptions};
 use crate::wal_archive::push::{OtherContent, PushOptions};
 use std::num::NonZeroUsize;
@@ -53,6 +53,29 @@ impl World {
 
     pub fn over(store: Store) -> Self {
         let layout = Layout::new("p", &ServerName::parse("main").expect("server"));
+        let catalog = Catalog::new(store, layout.expect("layout"));
+        Self { catalog, directory: tempfile::tempdir().expect("directory") }
+    }
+
+    /// The archive that Barman 3.19.1 wrote with one algorithm (bucket `contract`, `walcomp`).
+    pub async fn of_barman(server: &str) -> Self {
+        let store = Store::memory();
+        let bucket =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/barman-3.19.1/contract");
+        let root = format!("walcomp/{server}/wals");
+        for folder in [root.clone(), format!("{root}/0000000100000000")] {
+            for entry in std::fs::read_dir(bucket.join(&folder)).expect("fixture") {
+                let path = entry.expect("entry").path();
+                if path.is_file() {
+                    let name = path.file_name().expect("name").to_string_lossy();
+                    let key = ObjectKey::parse(&format!("{folder}/{name}")).expect("key");
+                    let content = std::fs::read(&path).expect("read").into();
+                    let options = StorePutOptions::default();
+                    store.put(&key, content, PutMode::Create, &options).await.expect("put");
+                }
+            }
+        }
+        let layout = Layout::new("walcomp", &ServerName::parse(server).expect("server"));
         let catalog = Catalog::new(store, layout.expect("layout"));
         Self { catalog, directory: tempfile::tempdir().expect("directory") }
     }

@@ -412,6 +412,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_barman_archived_counts_as_archived_whatever_its_algorithm() {
+        for server in ["plain", "gzip", "bzip2", "xz", "snappy", "zstd", "lz4"] {
+            let world = World::of_barman(server).await;
+            let fixture = "walcomp/plain/wals/0000000100000000/00000001000000000000001A";
+            let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/fixtures/barman-3.19.1/contract")
+                .join(fixture);
+            let keys = world.keys().await;
+            let outcome = pushed(&world, &path, &with(Compression::Zstd)).await.expect(server);
+            assert_eq!(outcome, PushOutcome::AlreadyArchived, "{server}");
+            // Only the identity is new: the archive is now ours to guard.
+            assert_eq!(world.keys().await.len(), keys.len() + 1);
+        }
+    }
+
+    #[tokio::test]
     async fn files_that_contradict_their_name_or_header_are_refused() {
         let world = World::new();
         let short = &segment(OURS, 1, 0)[..1000];

@@ -4,7 +4,7 @@ use crate::store::{Effect, ObjectKey, StoreError, StoreErrorKind, StoreOperation
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use object_store::path::Path;
+use object_store::path::{Path, PathPart};
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
 use std::ops::Range;
 use std::sync::Arc;
@@ -230,7 +230,10 @@ impl Store {
 }
 
 fn path(key: &ObjectKey) -> Path {
-    Path::parse(key.as_str()).expect("an object key is a valid path")
+    // Segment by segment, because `Path::parse` refuses empty ones.
+    key.as_str().split('/').fold(Path::default(), |path, segment| {
+        path.join(PathPart::parse(segment).expect("an object key has valid segments"))
+    })
 }
 
 fn meta_of(meta: &object_store::ObjectMeta) -> ObjectMeta {

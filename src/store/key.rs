@@ -29,6 +29,18 @@ impl ObjectKey {
         }
     }
 
+    /// As [`parse`](Self::parse), but empty path segments are allowed inside: `a//b`. Other
+    /// tools write such keys; they can be read, written and deleted, but not listed.
+    pub fn parse_with_empty_segments(text: &str) -> Result<Self, ObjectKeyError> {
+        let dense: Vec<&str> = text.split('/').filter(|segment| !segment.is_empty()).collect();
+        Self::parse(&dense.join("/"))?;
+        if text.starts_with('/') || text.ends_with('/') {
+            let reason = "it begins or ends with a slash".to_string();
+            return Err(ObjectKeyError { text: text.into(), reason });
+        }
+        Ok(Self(text.into()))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -55,6 +67,15 @@ mod tests {
             assert_eq!(ObjectKey::parse(text).expect(text).as_str(), text);
         }
         assert_eq!(ObjectKey::parse("a/b").expect("key").file_name(), "b");
+    }
+
+    #[test]
+    fn keys_of_other_tools_may_have_empty_segments_inside() {
+        let parse = ObjectKey::parse_with_empty_segments;
+        assert_eq!(parse("a//b/c").expect("key").as_str(), "a//b/c");
+        for text in ["", "/", "/a", "a/", "a//..//b"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Reading the catalog: one recursive LIST below `base/`, then small GETs in parallel.
 
+use crate::catalog::annotations::Elsewhere;
 use crate::catalog::backup::time_of;
 use crate::catalog::format::{backup_info, backup_json, side_json};
 use crate::catalog::{
@@ -7,7 +8,7 @@ use crate::catalog::{
     Layout, Leftover, SelectError, StartedRecord, UnreadableBackup,
 };
 use crate::flow::Limits;
-use crate::store::{ListEntry, ObjectKey, Store};
+use crate::store::{ListEntry, Store};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
@@ -72,10 +73,10 @@ impl Catalog {
         limits: &Limits,
         now: Timestamp,
     ) -> Result<CatalogListing, CatalogError> {
-        let folders = self.folders().await?;
+        let (folders, elsewhere) = tokio::try_join!(self.folders(), self.keeps_elsewhere())?;
         let at_once = limits.jobs.get().max(READS_AT_ONCE);
         let mut read = stream::iter(folders)
-            .map(|(id, objects)| self.read_folder(id, objects, now))
+            .map(|(id, objects)| self.read_folder(id, objects, elsewhere, now))
             .buffered(at_once);
         let mut listing = CatalogListing::default();
         while let Some(folder) = read.try_next().await? {
@@ -97,7 +98,7 @@ impl Catalog {
     ) -> Result<Option<Backup>, CatalogError> {
         let objects: Vec<ListEntry> =
             self.store.list(&self.layout.backup(id)).try_collect().await?;
-        match self.read_folder(id.clone(), sorted(objects), now).await? {
+        match self.read_folder(id.clone(), sorted(objects), Elsewhere::Look, now).await? {
             Folder::Backup(backup) => Ok(Some(*backup)),
             Folder::Unreadable(unreadable) => Err(CatalogError::Unreadable {
                 id: unreadable.id,
@@ -171,6 +172,7 @@ impl Catalog {
         &self,
         id: BackupId,
         objects: Vec<ListEntry>,
+        elsewhere: Elsewhere,
         now: Timestamp,
     ) -> Result<Folder, CatalogError> {
         let there = |name: &str| {
@@ -182,7 +184,7 @@ impl Catalog {
             newest.map_or(SignedDuration::ZERO, |newest| now.duration_since(newest));
         if there(BACKUP_INFO).is_some() {
             let has_record = there(BACKUP_JSON).is_some();
-            let keep = self.read_keep(&id, there(KEEP).is_some()).await?;
+            let keep = self.read_keep(&id, there(KEEP).is_some(), elsewhere).await?;
             return self.read_ended(id, objects, has_record, keep).await;
         }
         let sweepable = match there(BACKUP_JSON) {
@@ -259,18 +261,6 @@ impl Catalog {
                 keep: None,
             })),
         })
-    }
-
-    pub(crate) async fn read_keep(
-        &self,
-        id: &BackupId,
-        listed: bool,
-    ) -> Result<Option<Keep>, CatalogError> {
-        if !listed {
-            return Ok(None);
-        }
-        let key: ObjectKey = self.layout.backup_object(id, KEEP);
-        Ok(self.store.get(&key).await?.map(|content| Keep::parse(&content)))
     }
 }
 

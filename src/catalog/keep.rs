@@ -39,6 +39,11 @@ impl Keep {
         Self { text: text.lines().next().unwrap_or("").trim().to_string() }
     }
 
+    /// The one that holds more.
+    pub fn stronger(self, other: Self) -> Self {
+        if self.target() == KeepTarget::Full { self } else { other }
+    }
+
     /// The word as it is shown; empty when the annotation is empty.
     pub fn as_str(&self) -> &str {
         &self.text

@@ -10,6 +10,8 @@ use crate::wal::WalFileName;
 pub struct Layout {
     /// `P/S` of the contract; empty when both are.
     root: String,
+    /// `P//S`, where Barman puts the keeps of a URL that ends with a slash.
+    doubled_root: Option<String>,
 }
 
 /// Which directory a tarball restores into.
@@ -45,7 +47,9 @@ impl Layout {
         if !root.is_empty() {
             ObjectKey::parse(&root)?;
         }
-        Ok(Self { root })
+        let (prefix, server) = (prefix.trim_end_matches('/'), server.trim_matches('/'));
+        let doubled_root = (!prefix.is_empty()).then(|| format!("{prefix}//{server}"));
+        Ok(Self { root, doubled_root })
     }
 
     /// The folder of everything, without a trailing slash; empty at the top of a bucket.
@@ -71,6 +75,18 @@ impl Layout {
     /// An object in a backup's folder: `backup.info`, `annotations/keep`, a tarball.
     pub fn backup_object(&self, id: &BackupId, name: &str) -> ObjectKey {
         self.key(&format!("base/{id}/{name}"))
+    }
+
+    /// The folder of keeps set by Barman through a URL that ends with a slash; `None` when the
+    /// URL's prefix is empty, because then both spellings are the same.
+    pub fn doubled_base(&self) -> Option<String> {
+        self.doubled_root.as_ref().map(|root| format!("{root}/base"))
+    }
+
+    /// The keep of a backup in that folder.
+    pub fn doubled_keep(&self, id: &BackupId) -> Option<ObjectKey> {
+        let key = format!("{}/{id}/annotations/keep", self.doubled_base()?);
+        ObjectKey::parse_with_empty_segments(&key).ok()
     }
 
     pub fn archive_json(&self) -> ObjectKey {

@@ -6,6 +6,7 @@
 //! <prefix>/<server>/archive.json
 //! ```
 
+mod annotations;
 mod backup;
 mod backup_id;
 mod backup_info;

@@ -9,10 +9,9 @@
 //! ```
 
 use crate::catalog::format::{backup_info, backup_json, side_json, time};
-use crate::catalog::handle::{BACKUP_INFO, BACKUP_JSON, KEEP, STARTED_JSON};
+use crate::catalog::handle::{BACKUP_INFO, BACKUP_JSON, STARTED_JSON};
 use crate::catalog::{
-    ArchiveIdentity, BackupId, BackupRecord, BackupStatus, Catalog, CatalogError, Keep, KeepTarget,
-    StartedRecord,
+    ArchiveIdentity, BackupId, BackupRecord, BackupStatus, Catalog, CatalogError, StartedRecord,
 };
 use crate::store::{ObjectKey, PutMode, PutOptions, PutOutcome};
 use bytes::Bytes;
@@ -118,39 +117,6 @@ impl Catalog {
         })
     }
 
-    /// Puts a keep on a backup, which must be DONE; replaces one that is there.
-    pub async fn set_keep(
-        &self,
-        id: &BackupId,
-        target: KeepTarget,
-        now: Timestamp,
-    ) -> Result<(), CatalogError> {
-        let Some(backup) = self.find(id, now).await? else {
-            return Err(CatalogError::AbsentBackup { id: id.clone(), server: self.server() });
-        };
-        if backup.status() != BackupStatus::Done {
-            return Err(CatalogError::NotDone { id: id.clone(), status: backup.status() });
-        }
-        let key = self.layout().backup_object(id, KEEP);
-        let content = Bytes::from_static(target.as_str().as_bytes());
-        self.store().put(&key, content, PutMode::Overwrite, &PutOptions::default()).await?;
-        Ok(())
-    }
-
-    /// Takes the keep off a backup; without one, or without the backup, nothing happens.
-    pub async fn release_keep(&self, id: &BackupId) -> Result<(), CatalogError> {
-        let key = self.layout().backup_object(id, KEEP);
-        for (_, answer) in self.store().delete(vec![key]).await {
-            answer?;
-        }
-        Ok(())
-    }
-
-    /// The keep of a backup; `None` also when there is no such backup.
-    pub async fn keep(&self, id: &BackupId) -> Result<Option<Keep>, CatalogError> {
-        self.read_keep(id, true).await
-    }
-
     /// Writes an object that must not be there, or be there with this very content: a repeated
     /// run, or our own write whose answer was lost.
     async fn write_once(&self, key: &ObjectKey, content: Bytes) -> Result<(), CatalogError> {
@@ -183,7 +149,7 @@ mod tests {
     use crate::catalog::format::time;
     use crate::catalog::{
         ArchiveIdentity, BackupId, BackupInfo, BackupMethod, BackupRecord, BackupStatus,
-        CatalogError, KeepTarget, StartedRecord,
+        CatalogError, StartedRecord,
     };
     use crate::pgdata::SystemIdentifier;
     use crate::wal::{SegmentSize, TimelineId};
@@ -312,23 +278,5 @@ mod tests {
             error.to_string(),
             "archive \"p/main\" belongs to system identifier 7301, this cluster has system identifier 7388"
         );
-    }
-
-    #[tokio::test]
-    async fn keeps_are_set_on_done_backups_only_and_released() {
-        let catalog = empty_catalog();
-        let done = BackupId::parse("20261120T120000").expect("id");
-        let failed = BackupId::parse("20261120T130000").expect("id");
-        catalog.publish(&record(&done, BackupStatus::Done)).await.expect("publishes");
-        catalog.publish(&record(&failed, BackupStatus::Failed)).await.expect("publishes");
-        catalog.set_keep(&done, KeepTarget::Full, now()).await.expect("sets");
-        catalog.set_keep(&done, KeepTarget::Standalone, now()).await.expect("replaces");
-        let keep = catalog.keep(&done).await.expect("reads").expect("there");
-        assert_eq!(keep.target(), KeepTarget::Standalone);
-        catalog.release_keep(&done).await.expect("releases");
-        catalog.release_keep(&done).await.expect("again");
-        assert_eq!(catalog.keep(&done).await.expect("reads"), None);
-        let error = catalog.set_keep(&failed, KeepTarget::Full, now()).await.expect_err("failed");
-        assert!(matches!(error, CatalogError::NotDone { status: BackupStatus::Failed, .. }));
     }
 }

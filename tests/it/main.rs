@@ -7,3 +7,4 @@
 mod restore_fixtures;
 mod support;
 mod tidy;
+mod wal_codecs;

@@ -4,6 +4,9 @@
 //! started by hand, a test whose emulator or Barman is missing says so on stderr and passes
 //! (in CI it fails).
 
+#[path = "../gcs_fake/mod.rs"]
+#[allow(dead_code, reason = "faults and counts are there for tests to come")]
+mod gcs_fake;
 mod restore_fixtures;
 mod support;
 mod tidy;

@@ -1,5 +1,6 @@
 //! One fresh bucket on each kind of store, addressed the way our commands and Barman's are.
 
+use crate::gcs_fake::GcsFake;
 use crate::support::http;
 use crate::support::outside;
 use crate::support::scratch::{give_tree_to_postgres, scratch, unique};
@@ -10,9 +11,10 @@ use object_store::azure::{
     AzureAccessKey, AzureAuthorizer, AzureCredential, MicrosoftAzureBuilder,
 };
 use object_store::client::{HttpRequest, HttpRequestBody};
+use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, PutPayload};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use tempfile::TempDir;
@@ -196,7 +198,35 @@ fn create_azure_container(endpoint: &str, url: &str) {
 }
 
 fn gcs() -> StoreUnderTest {
-    panic!("the GCS server is not here yet")
+    let fake = gcs_fake();
+    let bucket = unique("it");
+    fake.create_bucket(&bucket);
+    let endpoint = fake.endpoint();
+    let objects = GoogleCloudStorageBuilder::new()
+        .with_base_url(endpoint.clone())
+        .with_bearer_token("anyone")
+        .with_bucket_name(&bucket)
+        .with_client_options(ClientOptions::new().with_allow_http(true))
+        .build()
+        .expect("a GCS client");
+    StoreUnderTest {
+        kind: StoreKind::Gcs,
+        url: format!("gs://{bucket}/{PREFIX}"),
+        options: words(&["--cloud-provider", "google-cloud-storage"]),
+        environment: pairs(&[
+            ("STORAGE_EMULATOR_HOST", &endpoint),
+            ("GOOGLE_CLOUD_PROJECT", "project"),
+        ]),
+        bucket,
+        objects: Arc::new(objects),
+        folder: None,
+    }
+}
+
+/// One server for all tests; each has a bucket of its own.
+pub fn gcs_fake() -> &'static GcsFake {
+    static FAKE: OnceLock<GcsFake> = OnceLock::new();
+    FAKE.get_or_init(|| GcsFake::start().expect("a free port"))
 }
 
 fn empty_put(url: &str) -> HttpRequest {

@@ -6,7 +6,7 @@
 //! thousand files would mean twenty thousand journal commits. [`ExtractRoot::sync`] asks the
 //! file system once, and reports what it could not write since the root was opened.
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -69,6 +69,17 @@ impl ExtractRoot {
     /// (Linux 5.8).
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.directory)?)
+    }
+
+    /// Takes the directory for this process, until the last clone of the root is dropped (or
+    /// the process dies). False when another process has it. File systems that know no locks
+    /// (some NFS) grant it always.
+    pub fn lock(&self) -> io::Result<bool> {
+        match rustix::fs::flock(&self.directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOLCK | Errno::NOSYS) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The number of the file system that the root lies on.
@@ -389,6 +400,16 @@ mod tests {
         assert!(!extractor.exists(Path::new("global/old")).expect("asked"));
         extractor.symbolic_link(Path::new("l"), OsStr::new("nowhere"), None).expect("link");
         assert!(extractor.exists(Path::new("l")).expect("asked"));
+    }
+
+    #[test]
+    fn only_one_opening_of_a_root_gets_its_lock() {
+        let (directory, root) = root();
+        let second = ExtractRoot::open(directory.path()).expect("open");
+        assert!(root.lock().expect("lock"));
+        assert!(!second.lock().expect("lock"));
+        drop(root);
+        assert!(second.lock().expect("lock"));
     }
 
     #[test]

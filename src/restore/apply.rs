@@ -16,6 +16,7 @@ use futures::stream::{self, StreamExt};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 use tokio::sync::mpsc;
 
 /// Chunks that wait for the decoder or the digest; each holds its memory permit.
@@ -128,6 +129,7 @@ impl Application {
         tarball: &Tarball,
     ) -> Result<RestoreCounts, StageEnd> {
         let object = self.store.url_of(&tarball.key);
+        let begun = Instant::now();
         let (monitor, stop) = (Arc::clone(&self.monitor), downloads.stop.clone());
         let targets = Arc::clone(&self.targets);
         let writer = MemberWriter::new(targets, tarball, object.clone(), monitor, stop)
@@ -157,7 +159,8 @@ impl Application {
             let reason = format!("its SHA-256 is {digest}, not the recorded {}", record.sha256);
             return Err(RestoreError::Corrupt { object, reason }.into());
         }
-        tracing::info!(object, bytes = counts.cluster_bytes, files = counts.files, "extracted");
+        let (bytes, files) = (counts.cluster_bytes, counts.files);
+        tracing::info!(object, bytes, files, elapsed = ?begun.elapsed(), "extracted");
         Ok(counts)
     }
 

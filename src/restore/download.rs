@@ -157,3 +157,112 @@ fn ranges(bytes: u64, range_bytes: u64) -> impl Iterator<Item = Range<u64>> {
         (!range.is_empty()).then_some(range)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::fixtures::write;
+    use crate::flow::{Cancel, Limits, MemoryBudget};
+    use crate::monitor::Silent;
+    use crate::restore::download::{Chunk, DownloadBounds, Downloads};
+    use crate::restore::stage::StageEnd;
+    use crate::restore::{PlannedObject, RestoreError, apply};
+    use crate::store::{ObjectKey, Store};
+    use std::sync::Arc;
+    use tokio::sync::mpsc;
+
+    const MEMORY: u64 = 64 << 10;
+
+    async fn scene(bytes: usize) -> (Downloads, PlannedObject, Vec<u8>) {
+        let content: Vec<u8> = (0..bytes).map(|n| (n * 7 % 251).to_le_bytes()[0]).collect();
+        let store = Store::memory();
+        write(&store, "object", content.clone()).await;
+        let key = ObjectKey::parse("object").expect("key");
+        let bounds = DownloadBounds {
+            range_bytes: 10_000,
+            in_flight: 5,
+            budget: MemoryBudget::new(MEMORY),
+            pace: None,
+        };
+        let stop = Cancel::new();
+        let downloads = Downloads { store, bounds, monitor: Arc::new(Silent), stop };
+        (downloads, PlannedObject { key, bytes: u64::try_from(bytes).expect("small") }, content)
+    }
+
+    async fn collect(mut chunks: mpsc::Receiver<Arc<Chunk>>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.recv().await {
+            tokio::task::yield_now().await;
+            bytes.extend(chunk.parts.iter().flat_map(|part| part.to_vec()));
+        }
+        bytes
+    }
+
+    #[tokio::test]
+    async fn every_receiver_gets_all_bytes_in_order_within_the_memory() {
+        for bytes in [0, 1, 9_999, 10_000, 10_001, 1_000_000] {
+            let (downloads, object, content) = scene(bytes).await;
+            let (one, first) = mpsc::channel(1);
+            let (two, second) = mpsc::channel(1);
+            let receivers = [one, two];
+            let running = async {
+                downloads.run(&object, &receivers).await.expect("whole");
+                drop(receivers);
+            };
+            let ((), first, second) = tokio::join!(running, collect(first), collect(second));
+            assert!(first == content && second == content, "{bytes}");
+            assert!(downloads.bounds.budget.peak_bytes() <= MEMORY);
+        }
+    }
+
+    #[tokio::test]
+    async fn many_downloads_share_little_memory_without_waiting_for_ever() {
+        let (downloads, object, content) = scene(300_000).await;
+        let one = || async {
+            let (sender, chunks) = mpsc::channel(1);
+            let receivers = [sender];
+            let running = async {
+                downloads.run(&object, &receivers).await.expect("whole");
+                drop(receivers);
+            };
+            tokio::join!(running, collect(chunks)).1
+        };
+        let all = futures::future::join_all((0..20).map(|_| one())).await;
+        assert!(all.iter().all(|bytes| *bytes == content));
+        assert!(downloads.bounds.budget.peak_bytes() <= MEMORY);
+    }
+
+    #[tokio::test]
+    async fn an_object_of_another_size_is_an_error() {
+        let (downloads, mut object, _) = scene(100_000).await;
+        object.bytes = 99_999;
+        let (sender, _chunks) = mpsc::channel(1);
+        let end = downloads.run(&object, &[sender]).await;
+        assert!(matches!(end, Err(StageEnd::Failed(RestoreError::SizeMismatch { .. }))));
+    }
+
+    #[tokio::test]
+    async fn it_ends_when_nobody_receives_and_when_it_is_told_to() {
+        let (downloads, object, _) = scene(100_000).await;
+        let (sender, chunks) = mpsc::channel(1);
+        drop(chunks);
+        assert!(matches!(downloads.run(&object, &[sender]).await, Err(StageEnd::Stopped)));
+        let (sender, _chunks) = mpsc::channel(1);
+        downloads.stop.cancel();
+        assert!(matches!(downloads.run(&object, &[sender]).await, Err(StageEnd::Stopped)));
+    }
+
+    #[test]
+    fn bounds_leave_every_job_its_share() {
+        for (jobs, memory) in [(1, 512 << 20), (4, 512 << 20), (32, 64 << 20), (2, 1 << 20)] {
+            let limits = Limits {
+                jobs: std::num::NonZeroUsize::new(jobs).expect("jobs"),
+                memory_max_bytes: memory,
+                ..crate::catalog::fixtures::limits()
+            };
+            let bounds = apply::download_bounds(&limits);
+            assert!(bounds.in_flight >= 2);
+            let least = u64::try_from(jobs).expect("small") * bounds.range_bytes;
+            assert!(least <= memory, "{jobs} jobs of {} bytes", bounds.range_bytes);
+        }
+    }
+}

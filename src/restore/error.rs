@@ -34,6 +34,8 @@ pub enum RestoreError {
     TargetNotEmpty { path: PathBuf },
     #[error("directory \"{}\" holds an unfinished restore of \"{found}\"", path.display())]
     OtherRestore { path: PathBuf, found: String },
+    #[error("another process restores into directory \"{}\"", path.display())]
+    Busy { path: PathBuf },
     #[error("directory \"{}\" for tablespace \"{name}\" is not empty", path.display())]
     TablespaceNotEmpty { name: String, path: PathBuf },
     #[error("tablespace \"{name}\" cannot be restored into \"{}\": {reason}", path.display())]
@@ -89,7 +91,8 @@ impl RestoreError {
                     .to_string(),
             ),
             Self::OtherRestore { .. } => Some(
-                "Run that restore again to finish it, or remove what is in the directory."
+                "Run that restore again, with the same places of tablespaces, to finish it; or \
+                 remove what is in the directory."
                     .to_string(),
             ),
             Self::TablespaceNotEmpty { name, .. } => {

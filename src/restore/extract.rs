@@ -14,6 +14,7 @@ use crate::restore::stage::{StageEnd, Stopped};
 use crate::restore::{RestoreCounts, RestoreError};
 use crate::tarball::{self, Member, MemberKind, MemberPath, TarballReadError};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,6 +50,19 @@ impl Targets {
 
     pub fn contested(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
         self.contested.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives a data directory or tablespace its attributes, where that is ours to do.
+pub fn apply_to_root(root: &ExtractRoot, attributes: &Attributes) -> Result<(), RestoreError> {
+    match root.apply(attributes) {
+        // A mount point that belongs to somebody else, and lets us write: it stays as it was.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let path = root.path().display();
+            tracing::warn!(%path, "could not restrict access to the directory");
+            Ok(())
+        }
+        applied => applied.map_err(RestoreError::disk(root.path())),
     }
 }
 
@@ -165,19 +179,23 @@ impl MemberWriter {
                 let made = self.extractor.directory(&path, &attributes);
                 made.map_err(|error| self.refused(&path, error))?;
             }
-            MemberKind::File => self.file(member, &path, contested, owner, content)?,
+            MemberKind::File => {
+                let file = self.create(&path, contested, |new, path| new.file(path, owner))?;
+                if let Some(file) = file {
+                    self.fill(member, &path, owner, content, file)?;
+                }
+            }
             MemberKind::SymbolicLink(target) => {
-                let made = self.extractor.symbolic_link(&path, target, owner);
-                made.map_err(|error| self.refused(&path, error))?;
+                self.create(&path, contested, |new, path| new.symbolic_link(path, target, owner))?;
             }
             MemberKind::HardLink(existing) => {
                 let (Place::Own(existing) | Place::Contested(existing)) = self.place(existing)
                 else {
                     return Err(self.corrupt("a hard link names no file of it".into()).into());
                 };
-                let made = self.extractor.hard_link(&existing, &path, owner);
-                made.map_err(|error| self.refused(&path, error))?;
-                self.count_file();
+                let linked = self
+                    .create(&path, contested, |new, path| new.hard_link(&existing, path, owner))?;
+                linked.iter().for_each(|()| self.count_file());
             }
             MemberKind::Special => {
                 tracing::warn!(path = %path.display(), "left out: neither file nor directory");
@@ -187,27 +205,36 @@ impl MemberWriter {
         Ok(())
     }
 
-    fn file(
+    /// Creates a file or link; `None` when a tarball with a higher number has written it.
+    fn create<T>(
         &mut self,
-        member: &Member,
         path: &Path,
         contested: bool,
-        owner: Option<Owner>,
-        content: &mut dyn Read,
-    ) -> Result<(), WriteEnd> {
+        create: impl FnOnce(&mut Extractor, &Path) -> io::Result<T>,
+    ) -> Result<Option<T>, RestoreError> {
         let created = {
             // Held until the file is there: whoever comes later finds it and knows its number.
             let mut winners = contested.then(|| self.targets.contested());
             if let Some(winners) = &mut winners {
                 let winner = winners.entry(path.to_string_lossy().into_owned()).or_default();
                 if *winner > self.number {
-                    return Ok(());
+                    return Ok(None);
                 }
                 *winner = self.number;
             }
-            self.extractor.file(path, owner)
+            create(&mut self.extractor, path)
         };
-        let mut file = created.map_err(|error| self.refused(path, error))?;
+        created.map(Some).map_err(|error| self.refused(path, error))
+    }
+
+    fn fill(
+        &mut self,
+        member: &Member,
+        path: &Path,
+        owner: Option<Owner>,
+        content: &mut dyn Read,
+        mut file: File,
+    ) -> Result<(), WriteEnd> {
         self.copy(member, path, content, &mut file)?;
         let (mode, modified) = (member.mode, Some(member.modified));
         disk::apply(&file, &Attributes { mode, owner, modified })
@@ -250,7 +277,7 @@ impl MemberWriter {
     fn root_entry(&self, member: &Member, owner: Option<Owner>) -> Result<(), RestoreError> {
         let mode = if member.mode & 0o050 == 0o050 { 0o750 } else { 0o700 };
         let attributes = Attributes { mode, owner, modified: None };
-        self.root.apply(&attributes).map_err(RestoreError::disk(self.root.path()))
+        apply_to_root(&self.root, &attributes)
     }
 
     fn place(&self, member: &MemberPath) -> Place {

@@ -6,18 +6,19 @@
 
 use crate::disk::{Attributes, ExtractRoot, Extractor, Owner};
 use crate::restore::apply::sync;
-use crate::restore::extract::{PG_CONTROL, PG_CONTROL_WAITING, Targets};
+use crate::restore::extract::{PG_CONTROL, PG_CONTROL_WAITING, Targets, apply_to_root};
 use crate::restore::journal::Journal;
 use crate::restore::{PlannedTablespace, RestoreError, RestorePlan, Unfinished};
 use bytes::Bytes;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Directories that PostgreSQL expects, and that a backup may leave out because they are empty.
 ///
 /// Source: `subdirs` of PostgreSQL src/bin/initdb/initdb.c, and the directories whose contents
 /// `excludeDirContents` of src/backend/backup/basebackup.c leaves out.
-const DIRECTORIES: [&str; 17] = [
+const DIRECTORIES: [&str; 16] = [
     "pg_commit_ts",
     "pg_dynshmem",
     "pg_logical",
@@ -34,7 +35,6 @@ const DIRECTORIES: [&str; 17] = [
     "pg_subtrans",
     "pg_tblspc",
     "pg_twophase",
-    "pg_wal/archive_status",
 ];
 
 /// Completes and starts off the restored directory. Blocks until everything is durable.
@@ -47,7 +47,9 @@ pub fn finish(
     let data = &targets.data;
     let attributes = normalise_roots(targets)?;
     let mut extractor = data.extractor();
-    for directory in DIRECTORIES.map(Path::new) {
+    let wal = [plan.wal_directory.to_string(), format!("{}/archive_status", plan.wal_directory)];
+    let directories = DIRECTORIES.into_iter().chain(wal.iter().map(String::as_str));
+    for directory in directories.map(Path::new) {
         create_missing(data, &mut extractor, directory, &attributes)?;
     }
     for tablespace in &plan.tablespaces {
@@ -76,21 +78,23 @@ fn normalise_roots(targets: &Targets) -> Result<Attributes, RestoreError> {
     let group = data.mode().map_err(RestoreError::disk(data.path()))? & 0o050 == 0o050;
     let mode = if group { 0o750 } else { 0o700 };
     let owner = match targets.accounts {
-        Some(_) => Some(data.owner().map_err(RestoreError::disk(data.path()))?),
+        Some(_) => Some(cluster_owner(data)?),
         None => None,
     };
     let attributes = Attributes { mode, owner, modified: None };
     for root in std::iter::once(data).chain(targets.tablespaces.values()) {
-        match root.apply(&attributes) {
-            // A mount point that belongs to somebody else, and lets us write: as it was.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                let path = root.path().display();
-                tracing::warn!(%path, "could not restrict access to the directory");
-            }
-            applied => applied.map_err(RestoreError::disk(root.path()))?,
-        }
+        apply_to_root(root, &attributes)?;
     }
     Ok(attributes)
+}
+
+/// Whose cluster it was: the data directory itself may have been made by root, and a tarball
+/// need not have an entry for it.
+fn cluster_owner(data: &ExtractRoot) -> Result<Owner, RestoreError> {
+    match data.path().join("PG_VERSION").symlink_metadata() {
+        Ok(file) => Ok(Owner { user_id: file.uid(), group_id: file.gid() }),
+        Err(_) => data.owner().map_err(RestoreError::disk(data.path())),
+    }
 }
 
 fn create_missing(

@@ -109,6 +109,7 @@ mod tests {
                 location: location.into(),
             }],
             manifest: None,
+            wal_directory: "pg_wal",
             warnings: Vec::new(),
         };
         Journal::new(backup, &plan)

@@ -25,6 +25,8 @@ mod journal;
 mod options;
 mod plan;
 mod preflight;
+#[cfg(test)]
+mod restore_tests;
 mod select;
 mod stage;
 
@@ -47,6 +49,7 @@ use crate::restore::preflight::TargetState;
 use crate::store::Store;
 use bytes::Bytes;
 use futures::stream::TryStreamExt;
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -76,6 +79,8 @@ pub async fn restore(
     }
     let folder = format!("{}/", catalog.layout().backup(&backup.id));
     let journal = Journal::new(&folder, &plan);
+    // Looked at under the lock: two restores into one directory would mix their files.
+    let held = lock(&target)?;
     let journal = match preflight::preflight(&plan, &target, &journal)? {
         TargetState::Fresh => journal,
         TargetState::Resumable(found) => found,
@@ -84,7 +89,7 @@ pub async fn restore(
     cancel.check()?;
 
     // From here on the target is ours: the journal says so before anything else is written.
-    let targets = Arc::new(prepare(&plan, &target, &journal)?);
+    let targets = Arc::new(prepare(&plan, &target, held, &journal)?);
     announce(&plan, &journal, &**monitor);
     let resumed = plan.tarballs.iter().filter(|tarball| journal.has_finished(tarball)).count();
     let plan = Arc::new(plan);
@@ -115,13 +120,42 @@ pub async fn restore(
     })
 }
 
+/// Opens and locks the data directory; `None` when it does not exist.
+fn lock(target: &Path) -> Result<Option<ExtractRoot>, RestoreError> {
+    let root = match ExtractRoot::open(target) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotADirectory => {
+            return Err(RestoreError::NotADirectory { path: target.into() });
+        }
+        opened => opened.map_err(RestoreError::disk(target))?,
+    };
+    match root.lock().map_err(RestoreError::disk(target))? {
+        true => Ok(Some(root)),
+        false => Err(RestoreError::Busy { path: target.into() }),
+    }
+}
+
 /// Creates the directories and the journal.
-fn prepare(plan: &RestorePlan, target: &Path, journal: &Journal) -> Result<Targets, RestoreError> {
+fn prepare(
+    plan: &RestorePlan,
+    target: &Path,
+    held: Option<ExtractRoot>,
+    journal: &Journal,
+) -> Result<Targets, RestoreError> {
     let open = |path: &Path| -> Result<ExtractRoot, RestoreError> {
-        create_directory(path).map_err(RestoreError::disk(path))?;
+        if !path.is_dir() {
+            create_directory(path).map_err(RestoreError::disk(path))?;
+        }
         ExtractRoot::open(path).map_err(RestoreError::disk(path))
     };
-    let data = open(target)?;
+    let data = match held {
+        Some(data) => data,
+        None => {
+            create_directory(target).map_err(RestoreError::disk(target))?;
+            // Whoever has the lock of a directory that was not there a moment ago was faster.
+            lock(target)?.ok_or_else(|| RestoreError::Busy { path: target.into() })?
+        }
+    };
     journal.write(&data)?;
     let tablespaces = plan
         .tablespaces
@@ -134,10 +168,8 @@ fn prepare(plan: &RestorePlan, target: &Path, journal: &Journal) -> Result<Targe
 }
 
 /// Private, whatever the umask; parents that are missing as everybody else would make them.
+/// Fails when the directory is there.
 fn create_directory(path: &Path) -> std::io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;
     }

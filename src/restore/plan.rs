@@ -1,6 +1,6 @@
 //! Which objects go where: pure, from the backup as the catalog knows it.
 
-use crate::catalog::{Backup, BackupId, Tablespace, Tarball, TarballTarget};
+use crate::catalog::{Backup, BackupId, BackupMethod, Tablespace, Tarball, TarballTarget};
 use crate::restore::{RestoreError, TablespaceMapping};
 use crate::store::ObjectKey;
 use std::cmp::Reverse;
@@ -16,6 +16,8 @@ pub struct RestorePlan {
     pub tablespaces: Vec<PlannedTablespace>,
     /// PostgreSQL's manifest of the backup, where there is one.
     pub manifest: Option<PlannedObject>,
+    /// `pg_wal`, or `pg_xlog` before PostgreSQL 10.
+    pub wal_directory: &'static str,
     /// Odd, but no reason to stop: for the operator's eyes.
     pub warnings: Vec<String>,
 }
@@ -64,7 +66,8 @@ pub fn plan(
     mappings: &[TablespaceMapping],
     url_of: &dyn Fn(&ObjectKey) -> String,
 ) -> Result<RestorePlan, RestoreError> {
-    if backup.info.snapshots_info.is_some() {
+    let recorded = backup.record.as_ref().map(|record| record.method);
+    if backup.info.snapshots_info.is_some() || recorded == Some(BackupMethod::Snapshot) {
         return Err(RestoreError::Snapshot { id: backup.id.clone() });
     }
     let mut warnings = Vec::new();
@@ -88,9 +91,16 @@ pub fn plan(
             (_, false) => tarballs.push(tarball),
         }
     }
+    if !tarballs.iter().any(|tarball| tarball.name.target == TarballTarget::Data) {
+        return Err(RestoreError::Incomplete { id: backup.id.clone(), file: "data.tar" });
+    }
     tarballs.sort_by_key(|tarball| Reverse(tarball.stored_bytes));
     let manifest = manifest(backup);
-    Ok(RestorePlan { id: backup.id.clone(), tarballs, tablespaces, manifest, warnings })
+    // Source: PostgreSQL 10 release notes.
+    let before_10 = backup.info.version.is_some_and(|version| version < 100_000);
+    let wal_directory = if before_10 { "pg_xlog" } else { "pg_wal" };
+    let id = backup.id.clone();
+    Ok(RestorePlan { id, tarballs, tablespaces, manifest, wal_directory, warnings })
 }
 
 /// Applies the mappings. An empty or relative location is an in-place tablespace.

@@ -240,7 +240,9 @@ mod tests {
         builder.append_data(&mut header, name, content).expect("in memory");
     }
 
-    fn read_all(bytes: &[u8]) -> Result<(Vec<(Member, Vec<u8>)>, ReadCounts), TarballReadError> {
+    type Content = (Vec<(Member, Vec<u8>)>, ReadCounts);
+
+    fn read_all(bytes: &[u8]) -> Result<Content, TarballReadError> {
         let mut members = Vec::new();
         let counts = read_members(bytes, |member, content| {
             let mut read = Vec::new();

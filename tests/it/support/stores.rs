@@ -203,7 +203,7 @@ fn gcs() -> StoreUnderTest {
     fake.create_bucket(&bucket);
     let endpoint = fake.endpoint();
     let objects = GoogleCloudStorageBuilder::new()
-        .with_base_url(endpoint.clone())
+        .with_base_url(&endpoint)
         .with_bearer_token("anyone")
         .with_bucket_name(&bucket)
         .with_client_options(ClientOptions::new().with_allow_http(true))

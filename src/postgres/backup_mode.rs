@@ -5,7 +5,6 @@
 
 use crate::flow::Cancel;
 use crate::pgdata::{BackupLabel, TablespaceMap};
-use crate::postgres::error::grant_hint;
 use crate::postgres::session::{ConnectionWatch, Session, value};
 use crate::postgres::{PostgresError, ServerVersion};
 use crate::wal::{Lsn, TimelineId};
@@ -77,9 +76,22 @@ impl Session {
         if missing.is_empty() {
             return Ok(());
         }
-        let role = self.role().to_string();
-        let hint = grant_hint(&role);
-        Err(PostgresError::Privilege { role, missing: missing.join(", "), hint })
+        Err(PostgresError::Privilege {
+            role: self.role().into(),
+            missing: missing.join(", "),
+            hint: self.grant_hint(),
+        })
+    }
+
+    /// The statements that let the role take backups; contract §8.2.
+    pub(crate) fn grant_hint(&self) -> String {
+        let role = self.role().replace('"', "\"\"");
+        let Functions { start_signature, stop_signature, .. } = Functions::of(self.version());
+        format!(
+            "As a superuser, run: GRANT pg_monitor TO \"{role}\"; GRANT EXECUTE ON FUNCTION \
+             {start_signature}, {stop_signature}, pg_catalog.pg_switch_wal(), \
+             pg_catalog.pg_create_restore_point(text) TO \"{role}\";"
+        )
     }
 
     /// Puts the server into backup mode; with [`Checkpoint::Spread`] this takes as long as
@@ -168,7 +180,7 @@ impl StartedBackup {
         let marked =
             session.one_row("create a restore point", statement, &[&restore_point], cancel).await;
         for error in [switched.err(), marked.err()].into_iter().flatten() {
-            warn!(%error, hint = error.hint(), "the backup is complete, but its end is not marked in the WAL");
+            warn!(%error, hint = error.hint(), "could not mark the end of the backup in the WAL; the backup is complete without it");
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! PostgreSQL's own message is kept whole; passwords are never part of any text here.
 
-use crate::postgres::ServerVersion;
+use crate::postgres::{ServerVersion, Session};
+use std::io;
 use tokio_postgres::error::{DbError, SqlState};
 
 /// `Display` is the primary message; [`PostgresError::detail`] and [`PostgresError::hint`]
@@ -20,7 +21,7 @@ pub enum PostgresError {
     #[error("could not log in to PostgreSQL at {target} as user \"{user}\": {reason}")]
     Authentication { target: String, user: String, reason: String, hint: Option<String> },
     /// The role may not do what a backup needs.
-    #[error("cannot back up as role \"{role}\": permission is missing: {missing}")]
+    #[error("role \"{role}\" is missing permission: {missing}")]
     Privilege { role: String, missing: String, hint: String },
     #[error("cannot back up PostgreSQL {version}: versions 10 to 18 are supported")]
     TooOld { version: ServerVersion },
@@ -68,17 +69,17 @@ impl PostgresError {
         Self::Query { what, code: None, message: message.into(), detail: None, hint: None }
     }
 
-    /// Translates a failed statement; `role` ran it to do `what`.
+    /// Translates a failed statement that `session` ran to do `what`.
     pub(crate) fn of_statement(
         what: &'static str,
-        role: &str,
+        session: &Session,
         error: &tokio_postgres::Error,
     ) -> Self {
         match error.as_db_error() {
             Some(db) if *db.code() == SqlState::INSUFFICIENT_PRIVILEGE => Self::Privilege {
-                role: role.into(),
+                role: session.role().into(),
                 missing: db.message().into(),
-                hint: grant_hint(role),
+                hint: session.grant_hint(),
             },
             Some(db) if ends_the_session(db) => Self::ConnectionLost { reason: message_of(db) },
             Some(db) => Self::Query {
@@ -97,15 +98,7 @@ impl PostgresError {
     }
 }
 
-/// The statements that let `role` take backups; contract §8.2.
-pub(crate) fn grant_hint(role: &str) -> String {
-    let quoted = role.replace('"', "\"\"");
-    format!(
-        "As a superuser, run: GRANT pg_monitor TO \"{quoted}\"; and GRANT EXECUTE on the missing functions."
-    )
-}
-
-/// Class 57P: an administrator or a crash ended the session.
+/// After these the server closes the connection.
 fn ends_the_session(error: &DbError) -> bool {
     matches!(error.severity(), "FATAL" | "PANIC")
 }
@@ -123,6 +116,13 @@ pub(crate) fn reason_of(error: &tokio_postgres::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(source) = cause.source() {
         cause = source;
+    }
+    let is_cut = cause
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
+    if error.is_closed() || is_cut {
+        // libpq's words; the libraries below speak of TLS notices and stream lengths.
+        return "server closed the connection unexpectedly".into();
     }
     cause.to_string()
 }

@@ -19,11 +19,14 @@ mod conninfo;
 mod dial;
 mod error;
 mod facts;
+mod hosts;
 mod keywords;
+mod login;
 mod options;
 mod passfile;
 mod service;
 mod session;
+mod socket;
 mod tls;
 mod tls_verify;
 mod uri;
@@ -32,9 +35,7 @@ mod user;
 pub use backup_mode::{Checkpoint, StartedBackup, StoppedBackup};
 pub use error::PostgresError;
 pub use facts::{ServerFacts, TablespaceFact, TablespaceLocation};
-pub use options::{
-    ConnectOptions, ConnectTarget, HostAddress, HostOrder, HostTarget, Keepalives, Password,
-    SessionKind,
-};
+pub use hosts::{HostAddress, HostTarget, Password};
+pub use options::{ConnectOptions, ConnectTarget, HostOrder, Keepalives, SessionKind};
 pub use session::{ConnectionWatch, ServerVersion, Session};
 pub use tls::{SslMode, TlsOptions};

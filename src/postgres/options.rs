@@ -6,14 +6,12 @@
 
 use crate::postgres::PostgresError;
 use crate::postgres::conninfo::{Settings, parse_conninfo};
+use crate::postgres::hosts::{HostTarget, hosts};
 use crate::postgres::keywords::{KEYWORDS, refuse_unsupported};
-use crate::postgres::passfile::{PasswordQuery, find_password, read_passfile};
 use crate::postgres::service::apply_service;
 use crate::postgres::tls::TlsOptions;
 use crate::postgres::uri::{parse_uri, without_scheme};
-use crate::postgres::user::{home_of_uid, name_of_uid};
-use std::fmt;
-use std::net::IpAddr;
+use crate::postgres::user::Account;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -56,25 +54,6 @@ pub struct ConnectOptions {
     pub require_peer: Option<String>,
 }
 
-/// One place where PostgreSQL may be.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostTarget {
-    /// The host's name as given, against which its certificate is checked.
-    pub name: Option<String>,
-    pub address: HostAddress,
-    pub port: u16,
-    pub password: Option<Password>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostAddress {
-    /// To be resolved; every address is tried.
-    Name(String),
-    Ip(IpAddr),
-    /// The directory of a Unix socket; one that begins with `@` is in the abstract namespace.
-    SocketDirectory(String),
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostOrder {
     AsGiven,
@@ -100,20 +79,12 @@ pub struct Keepalives {
     pub count: u32,
 }
 
-/// Prints as `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Password(String);
-
 /// Looks up one environment variable.
 type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// Where distributions' libpq looks for sockets: Debian's and Red Hat's place, then upstream's.
-const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 /// `PGSYSCONFDIR` as Debian, Red Hat and upstream build it.
 const CONFIG_DIRECTORIES: [&str; 3] =
     ["/etc/postgresql-common", "/etc/sysconfig/pgsql", "/usr/local/pgsql/etc"];
-const DEFAULT_PORT: u16 = 5432;
-
 /// A backup keeps its session idle for hours while it copies; the kernel's two hours of
 /// silence would notice a lost server too late, and firewalls forget idle connections.
 const KEEPALIVES: Keepalives =
@@ -155,28 +126,6 @@ impl ConnectOptions {
             user,
             dbname,
         })
-    }
-}
-
-/// The operating system's view of who runs the program.
-struct Account {
-    uid: u32,
-    name: Option<String>,
-    home: Option<PathBuf>,
-}
-
-impl Account {
-    /// A container's user often has a number only: name and home are then absent, which
-    /// matters only where they are needed.
-    fn look_up(environment: Environment<'_>) -> Self {
-        let uid = rustix::process::geteuid().as_raw();
-        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let home = environment("HOME").filter(|home| !home.is_empty());
-        Self {
-            uid,
-            name: name_of_uid(&passwd, uid).map(Into::into),
-            home: home.or_else(|| home_of_uid(&passwd, uid).map(Into::into)).map(Into::into),
-        }
     }
 }
 
@@ -253,116 +202,6 @@ fn user(settings: &Settings, account: &Account) -> Result<String, PostgresError>
             account.uid
         ))
     })
-}
-
-fn hosts(
-    settings: &Settings,
-    account: &Account,
-    user: &str,
-    dbname: &str,
-) -> Result<Vec<HostTarget>, PostgresError> {
-    let list = |name| settings.non_empty(name).map(|text| text.split(',').collect::<Vec<_>>());
-    let (names, addresses) = (list("host"), list("hostaddr"));
-    if let (Some(names), Some(addresses)) = (&names, &addresses)
-        && names.len() != addresses.len()
-    {
-        return Err(PostgresError::malformed(format!(
-            "could not match {} host names to {} hostaddr values",
-            names.len(),
-            addresses.len()
-        )));
-    }
-    let count = names.as_ref().or(addresses.as_ref()).map_or(1, Vec::len);
-    let ports = ports(settings, count)?;
-    let mut hosts = Vec::new();
-    for (index, port) in ports.into_iter().enumerate() {
-        let pick = |list: &Option<Vec<&str>>| {
-            list.as_ref().map(|list| list[index].trim().to_string()).filter(|text| !text.is_empty())
-        };
-        hosts.extend(targets(pick(&names), pick(&addresses), port)?);
-    }
-    add_passwords(&mut hosts, settings, account, user, dbname);
-    Ok(hosts)
-}
-
-/// One port for each of `count` hosts; a single one serves all.
-fn ports(settings: &Settings, count: usize) -> Result<Vec<u16>, PostgresError> {
-    let Some(text) = settings.non_empty("port") else { return Ok(vec![DEFAULT_PORT; count]) };
-    let ports = text.split(',').map(parse_port).collect::<Result<Vec<_>, _>>()?;
-    match ports.len() {
-        1 => Ok(vec![ports[0]; count]),
-        given if given == count => Ok(ports),
-        given => Err(PostgresError::malformed(format!(
-            "could not match {given} port numbers to {count} hosts"
-        ))),
-    }
-}
-
-fn parse_port(text: &str) -> Result<u16, PostgresError> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Ok(DEFAULT_PORT);
-    }
-    let port = text.parse().ok().filter(|&port| port != 0);
-    port.ok_or_else(|| PostgresError::malformed(format!("invalid port number: \"{text}\"")))
-}
-
-/// The targets of one host entry: one, except that an empty entry means the local sockets.
-fn targets(
-    name: Option<String>,
-    address: Option<String>,
-    port: u16,
-) -> Result<Vec<HostTarget>, PostgresError> {
-    let target = |name, address| HostTarget { name, address, port, password: None };
-    if let Some(address) = address {
-        let ip = address.parse().map_err(|_| {
-            PostgresError::malformed(format!("could not parse network address \"{address}\""))
-        })?;
-        return Ok(vec![target(name, HostAddress::Ip(ip))]);
-    }
-    Ok(match name {
-        None => SOCKET_DIRECTORIES
-            .map(|directory| target(None, HostAddress::SocketDirectory(directory.into())))
-            .to_vec(),
-        Some(directory) if directory.starts_with(['/', '@']) => {
-            vec![target(None, HostAddress::SocketDirectory(directory))]
-        }
-        Some(name) => vec![target(Some(name.clone()), HostAddress::Name(name))],
-    })
-}
-
-fn add_passwords(
-    hosts: &mut [HostTarget],
-    settings: &Settings,
-    account: &Account,
-    user: &str,
-    dbname: &str,
-) {
-    if let Some(password) = settings.non_empty("password") {
-        for host in hosts {
-            host.password = Some(Password(password.into()));
-        }
-        return;
-    }
-    let path = settings.non_empty("passfile").map(PathBuf::from);
-    let path = path.or_else(|| account.home.as_ref().map(|home| home.join(".pgpass")));
-    let Some(text) = path.and_then(|path| read_passfile(&path)) else { return };
-    for host in hosts {
-        let query = PasswordQuery { host: &passfile_host(host), port: host.port, dbname, user };
-        host.password = find_password(&text, &query).map(Password);
-    }
-}
-
-/// What the password file calls this host: the default sockets are `localhost`.
-fn passfile_host(host: &HostTarget) -> String {
-    match (&host.name, &host.address) {
-        (Some(name), _) | (None, HostAddress::Name(name)) => name.clone(),
-        (None, HostAddress::Ip(ip)) => ip.to_string(),
-        (None, HostAddress::SocketDirectory(directory)) => {
-            let is_default = SOCKET_DIRECTORIES.contains(&directory.as_str());
-            if is_default { "localhost".into() } else { directory.clone() }
-        }
-    }
 }
 
 /// Source: `EnvironmentOptions` in fe-connect.c; `PGGEQO` cannot matter to a backup.
@@ -452,16 +291,4 @@ fn integer(settings: &Settings, name: &str) -> Result<Option<i32>, PostgresError
             "invalid integer value \"{text}\" for connection option \"{name}\""
         ))
     })
-}
-
-impl Password {
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Password {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
 }

@@ -1,11 +1,13 @@
 //! One logged-in session and what watches over it.
 
 use crate::flow::Cancel;
-use crate::postgres::dial::{Link, dial};
+use crate::postgres::dial::dial;
 use crate::postgres::error::{message_of, reason_of};
+use crate::postgres::login::Link;
 use crate::postgres::{ConnectOptions, PostgresError};
 use std::fmt;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -97,12 +99,6 @@ impl Session {
         }
     }
 
-    /// Cancels the running statement and cuts the connection; PostgreSQL ends the backup.
-    pub(crate) async fn abandon(&self) {
-        self.link.route.cancel(&self.link.client).await;
-        self.link.task.abort();
-    }
-
     /// Runs a statement that gives one row, however long it takes, until `cancel`.
     ///
     /// A cancelled statement takes the session with it.
@@ -127,29 +123,32 @@ impl Session {
         parameters: &[&(dyn ToSql + Sync)],
         cancel: &Cancel,
     ) -> Result<Vec<Row>, PostgresError> {
+        let mut answer = pin!(self.link.client.query(statement, parameters));
         tokio::select! {
-            answer = self.link.client.query(statement, parameters) => {
-                answer.map_err(|error| self.translate(what, &error))
-            }
-            () = cancel.cancelled() => {
-                self.abandon().await;
-                Err(PostgresError::Cancelled)
-            }
+            answer = &mut answer => return answer.map_err(|error| self.translate(what, &error)),
+            () = cancel.cancelled() => {}
         }
+        // Closing the connection is not enough: PostgreSQL would notice only when it next
+        // has something to say, after a checkpoint or never.
+        self.link.route.cancel(&self.link.client).await;
+        if tokio::time::timeout(END_TIMEOUT, answer).await.is_err() {
+            self.link.task.abort();
+        }
+        Err(PostgresError::Cancelled)
     }
 
     fn translate(&self, what: &'static str, error: &tokio_postgres::Error) -> PostgresError {
-        match PostgresError::of_statement(what, &self.role, error) {
+        match PostgresError::of_statement(what, self, error) {
             PostgresError::ConnectionLost { .. } => self.lost(error),
             translated => translated,
         }
     }
 
     /// Says why the connection ended: the server's last words know more than the statement
-    /// that found it closed.
+    /// that found it closed, whichever of the two got them.
     fn lost(&self, error: &tokio_postgres::Error) -> PostgresError {
-        let words = self.link.watch.ended.reason.get().cloned();
-        PostgresError::ConnectionLost { reason: words.unwrap_or_else(|| reason_of(error)) }
+        let words = self.link.watch.ended.reason.get().filter(|_| error.as_db_error().is_none());
+        PostgresError::ConnectionLost { reason: words.cloned().unwrap_or_else(|| reason_of(error)) }
     }
 
     async fn read_version(&self, cancel: &Cancel) -> Result<ServerVersion, PostgresError> {

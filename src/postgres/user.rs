@@ -1,5 +1,29 @@
 //! Who runs this process, as the operating system knows it.
 
+use std::path::PathBuf;
+
+/// The operating system's view of who runs the program.
+pub(crate) struct Account {
+    pub uid: u32,
+    pub name: Option<String>,
+    pub home: Option<PathBuf>,
+}
+
+impl Account {
+    /// A container's user often has a number only: name and home are then absent, which
+    /// matters only where they are needed.
+    pub(crate) fn look_up(environment: &dyn Fn(&str) -> Option<String>) -> Self {
+        let uid = rustix::process::geteuid().as_raw();
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        let home = environment("HOME").filter(|home| !home.is_empty());
+        Self {
+            uid,
+            name: name_of_uid(&passwd, uid).map(Into::into),
+            home: home.or_else(|| home_of_uid(&passwd, uid).map(Into::into)).map(Into::into),
+        }
+    }
+}
+
 /// The name of the user with `uid` in `/etc/passwd`-like text.
 pub(crate) fn name_of_uid(passwd: &str, uid: u32) -> Option<&str> {
     passwd.lines().find_map(|line| {

@@ -145,7 +145,7 @@ impl StartedBackup {
             label: label(&row)?,
             tablespace_map: tablespace_map(&row)?,
             end_time: time(&row, 3, STOP)?,
-            timeline: self.end_timeline(cancel).await?,
+            timeline: timeline(&row, 5, STOP)?,
         };
         if !self.in_recovery {
             self.mark_end(restore_point, cancel).await;
@@ -157,18 +157,6 @@ impl StartedBackup {
     /// Gives the backup up: the server leaves backup mode without a label.
     pub async fn abort(self) {
         self.session.end().await;
-    }
-
-    /// The timeline of the last WAL that the backup needs. On a standby that is what
-    /// replay had reached, which a new primary may have taken to another timeline.
-    async fn end_timeline(&self, cancel: &Cancel) -> Result<TimelineId, PostgresError> {
-        let statement = if self.in_recovery {
-            "SELECT min_recovery_end_timeline FROM pg_control_recovery()"
-        } else {
-            "SELECT timeline_id FROM pg_control_checkpoint()"
-        };
-        let row = self.session.one_row(STOP, statement, &[], cancel).await?;
-        timeline(&row, 0, STOP)
     }
 
     async fn mark_end(&self, restore_point: &str, cancel: &Cancel) {
@@ -193,31 +181,50 @@ struct Functions {
     stop_signature: &'static str,
 }
 
+/// Columns: LSN, time (microseconds since 1970, seconds east of UTC), in recovery.
+macro_rules! start_statement {
+    ($call:literal) => {
+        concat!(
+            "SELECT ",
+            $call,
+            "::text, (extract(epoch FROM now()) * 1000000)::int8, \
+             extract(timezone FROM now())::int4, pg_is_in_recovery()"
+        )
+    };
+}
+
+/// Columns: LSN, label, tablespace map, time (two columns), timeline.
+///
+/// On a standby the end is what replay had reached, which a new primary may have taken to
+/// another timeline since the last checkpoint.
+macro_rules! stop_statement {
+    ($call:literal) => {
+        concat!(
+            "SELECT lsn::text, labelfile, spcmapfile, \
+             (extract(epoch FROM clock_timestamp()) * 1000000)::int8, \
+             extract(timezone FROM clock_timestamp())::int4, \
+             CASE WHEN pg_is_in_recovery() \
+             THEN (SELECT min_recovery_end_timeline FROM pg_control_recovery()) \
+             ELSE (SELECT timeline_id FROM pg_control_checkpoint()) END FROM ",
+            $call
+        )
+    };
+}
+
 impl Functions {
-    /// Columns of start: LSN, time (two columns), in recovery. Columns of stop: LSN, label,
-    /// tablespace map, time (two columns). Times are microseconds since 1970 and seconds
-    /// east of UTC.
     const fn of(version: ServerVersion) -> Self {
         if version.major() >= 15 {
             Self {
-                start: "SELECT pg_backup_start($1, $2)::text, \
-                    (extract(epoch FROM now()) * 1000000)::int8, \
-                    extract(timezone FROM now())::int4, pg_is_in_recovery()",
+                start: start_statement!("pg_backup_start($1, $2)"),
                 start_signature: "pg_catalog.pg_backup_start(text, boolean)",
-                stop: "SELECT lsn::text, labelfile, spcmapfile, \
-                    (extract(epoch FROM clock_timestamp()) * 1000000)::int8, \
-                    extract(timezone FROM clock_timestamp())::int4 FROM pg_backup_stop()",
+                stop: stop_statement!("pg_backup_stop()"),
                 stop_signature: "pg_catalog.pg_backup_stop(boolean)",
             }
         } else {
             Self {
-                start: "SELECT pg_start_backup($1, $2, false)::text, \
-                    (extract(epoch FROM now()) * 1000000)::int8, \
-                    extract(timezone FROM now())::int4, pg_is_in_recovery()",
+                start: start_statement!("pg_start_backup($1, $2, false)"),
                 start_signature: "pg_catalog.pg_start_backup(text, boolean, boolean)",
-                stop: "SELECT lsn::text, labelfile, spcmapfile, \
-                    (extract(epoch FROM clock_timestamp()) * 1000000)::int8, \
-                    extract(timezone FROM clock_timestamp())::int4 FROM pg_stop_backup(false)",
+                stop: stop_statement!("pg_stop_backup(false)"),
                 stop_signature: "pg_catalog.pg_stop_backup(boolean, boolean)",
             }
         }

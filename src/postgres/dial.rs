@@ -125,6 +125,7 @@ fn hint_for(reason: &str) -> Option<&'static str> {
         ("Connection refused", "Is PostgreSQL running there and accepting connections?"),
         ("No such file or directory", "Is PostgreSQL running there and accepting connections?"),
         ("UnknownIssuer", "Is sslrootcert the authority that issued the server's certificate?"),
+        ("CaUsedAsEndEntity", "Is sslrootcert the authority that issued the server's certificate?"),
         (
             "not valid for name",
             "Does the certificate carry the host name as a subject alternative name?",

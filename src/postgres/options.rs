@@ -292,3 +292,174 @@ fn integer(settings: &Settings, name: &str) -> Result<Option<i32>, PostgresError
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::postgres::{
+        ConnectOptions, ConnectTarget, HostAddress, PostgresError, SessionKind, SslMode,
+    };
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Duration;
+
+    fn named(dbname: &str) -> ConnectTarget {
+        ConnectTarget { dbname: dbname.into(), host: None, port: None, user: None }
+    }
+
+    fn resolve(
+        target: &ConnectTarget,
+        environment: &[(&str, &str)],
+    ) -> Result<ConnectOptions, PostgresError> {
+        // No home: what lies in the developer's must not decide the test.
+        let mut variables = BTreeMap::from([("HOME", "/nonexistent"), ("PGUSER", "me")]);
+        variables.extend(environment.iter().copied());
+        let look_up = |name: &str| variables.get(name).map(ToString::to_string);
+        ConnectOptions::resolve(target, "tool", &look_up)
+    }
+
+    fn of_conninfo(conninfo: &str) -> ConnectOptions {
+        resolve(&named(conninfo), &[]).expect(conninfo)
+    }
+
+    #[test]
+    fn separate_options_are_combined_and_beat_the_environment() {
+        let target = ConnectTarget {
+            dbname: "main".into(),
+            host: Some("db".into()),
+            port: Some("6000".into()),
+            user: Some("backup".into()),
+        };
+        let environment = [("PGHOST", "other"), ("PGPORT", "1"), ("PGDATABASE", "x")];
+        let options = resolve(&target, &environment).expect("resolves");
+        assert_eq!(options.dbname, "main");
+        assert_eq!(options.user, "backup");
+        assert_eq!(options.hosts[0].address, HostAddress::Name("db".into()));
+        assert_eq!(options.hosts[0].port, 6000);
+    }
+
+    #[test]
+    fn a_connection_string_in_dbname_stands_alone() {
+        let mut target = named("host=/run/pg dbname='my db'");
+        target.user = Some("ignored".into());
+        target.port = Some("6000".into());
+        for dbname in ["host=/run/pg dbname='my db'", "postgresql://%2Frun%2Fpg/my%20db"] {
+            target.dbname = dbname.into();
+            let options = resolve(&target, &[]).expect("resolves");
+            assert_eq!(options.user, "me");
+            assert_eq!(options.dbname, "my db");
+            let socket = HostAddress::SocketDirectory("/run/pg".into());
+            assert_eq!(options.hosts[0].address, socket);
+            assert_eq!(options.hosts[0].port, 5432);
+        }
+    }
+
+    #[test]
+    fn an_empty_dbname_keeps_the_other_options() {
+        let target = ConnectTarget { host: Some("db".into()), ..named("") };
+        let options = resolve(&target, &[]).expect("resolves");
+        assert_eq!(options.hosts[0].address, HostAddress::Name("db".into()));
+        assert_eq!(options.dbname, "me", "as libpq: the database is named like the role");
+    }
+
+    #[test]
+    fn without_a_host_the_local_sockets_are_tried() {
+        let options = of_conninfo("port=5433");
+        let directory = |index: usize| options.hosts[index].address.clone();
+        assert_eq!(directory(0), HostAddress::SocketDirectory("/var/run/postgresql".into()));
+        assert_eq!(directory(1), HostAddress::SocketDirectory("/tmp".into()));
+        assert!(options.hosts.iter().all(|host| host.port == 5433));
+    }
+
+    #[test]
+    fn several_hosts_have_their_own_ports_and_passwords() {
+        let folder = tempfile::tempdir().expect("folder");
+        let passfile = folder.path().join("pgpass");
+        fs::write(&passfile, "a:1:*:me:one\n127.0.0.1:2:*:me:two\nlocalhost:3:*:me:three\n")
+            .expect("write");
+        fs::set_permissions(&passfile, fs::Permissions::from_mode(0o600)).expect("chmod");
+        let conninfo = format!(
+            "host=a,,/var/run/postgresql hostaddr=,127.0.0.1, port=1,2,3 passfile={}",
+            passfile.display()
+        );
+        let options = of_conninfo(&conninfo);
+        let passwords: Vec<_> =
+            options.hosts.iter().map(|host| host.password.as_ref().map(|p| p.reveal())).collect();
+        assert_eq!(passwords, [Some("one"), Some("two"), Some("three")]);
+        assert!(!format!("{options:?}").contains("three"), "passwords are not printed");
+    }
+
+    #[test]
+    fn a_service_stands_between_the_connection_string_and_the_environment() {
+        let folder = tempfile::tempdir().expect("folder");
+        fs::write(
+            folder.path().join("pg_service.conf"),
+            "[s]\nhost=service\nport=7\ndbname=service\n",
+        )
+        .expect("write");
+        let folder = folder.path().display().to_string();
+        let environment = [("PGSYSCONFDIR", folder.as_str()), ("PGPORT", "9"), ("PGTZ", "UTC")];
+        let options = resolve(&named("service=s dbname=mine"), &environment).expect("resolves");
+        assert_eq!(options.hosts[0].address, HostAddress::Name("service".into()));
+        assert_eq!(options.hosts[0].port, 7);
+        assert_eq!(options.dbname, "mine");
+        assert_eq!(options.session_settings, [("TimeZone", "UTC".to_string())]);
+        let missing = resolve(&named("service=t"), &environment).expect_err("no such service");
+        assert!(missing.to_string().contains("service \"t\" not found"), "{missing}");
+    }
+
+    #[test]
+    fn the_application_is_named_by_whoever_names_it_first() {
+        let name = |conninfo, environment: &[_]| {
+            resolve(&named(conninfo), environment).expect("resolves").application_name
+        };
+        assert_eq!(name("port=1", &[]), "tool");
+        assert_eq!(name("port=1", &[("PGAPPNAME", "env")]), "env");
+        assert_eq!(name("fallback_application_name=f", &[]), "f");
+        assert_eq!(name("application_name=a", &[("PGAPPNAME", "env")]), "a");
+    }
+
+    #[test]
+    fn numbers_and_words_are_read_as_libpq_reads_them() {
+        let options = of_conninfo("connect_timeout=1 keepalives_idle=5 tcp_user_timeout=1500");
+        assert_eq!(options.connect_timeout, Some(Duration::from_secs(2)));
+        assert_eq!(options.keepalives.expect("on").idle, Duration::from_secs(5));
+        assert_eq!(options.tcp_user_timeout, Some(Duration::from_millis(1500)));
+        assert_eq!(of_conninfo("connect_timeout=0").connect_timeout, None);
+        assert_eq!(of_conninfo("keepalives=0").keepalives, None);
+        let standby = of_conninfo("target_session_attrs=prefer-standby");
+        assert_eq!(standby.session_kind, SessionKind::PreferStandby);
+        assert_eq!(of_conninfo("requiressl=1").tls.mode, SslMode::Require);
+        assert_eq!(of_conninfo("sslrootcert=system").tls.mode, SslMode::VerifyFull);
+        assert_eq!(of_conninfo("port=1").tls.mode, SslMode::Prefer);
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused() {
+        for conninfo in [
+            "port=abc",
+            "port=0",
+            "port=70000",
+            "host=a,b port=1,2,3",
+            "host=a,b hostaddr=127.0.0.1",
+            "hostaddr=a",
+            "connect_timeout=soon",
+            "sslmode=perhaps",
+            "target_session_attrs=best",
+            "channel_binding=maybe",
+            "gssencmode=require",
+            "replication=database",
+            "require_auth=scram-sha-256",
+            "min_protocol_version=3.2",
+            "sslcertmode=require",
+            "sslnegotiation=direct",
+            "sslrootcert=system sslmode=require",
+            "ssl_max_protocol_version=TLSv1.1",
+            "servicefile=/nonexistent service=x",
+        ] {
+            let refused = resolve(&named(conninfo), &[]);
+            assert!(matches!(refused, Err(PostgresError::ConninfoMalformed { .. })), "{conninfo}");
+        }
+        of_conninfo("gssencmode=prefer replication=false krbsrvname=postgres sslcompression=1");
+    }
+}

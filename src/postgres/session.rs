@@ -116,6 +116,7 @@ impl Session {
         })
     }
 
+    /// As [`Session::one_row`], for any number of rows.
     pub(crate) async fn rows(
         &self,
         what: &'static str,

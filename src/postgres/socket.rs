@@ -5,13 +5,12 @@ use crate::postgres::options::ConnectOptions;
 use crate::postgres::user::name_of_uid;
 use std::io;
 use std::net::SocketAddr;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
 
 /// Bytes to and from the server, before TLS.
-pub(crate) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
-pub(crate) type Stream = Box<dyn Wire>;
+pub(crate) type Stream = Either<TcpStream, UnixStream>;
+
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     Tcp(SocketAddr),
@@ -41,7 +40,7 @@ pub(crate) async fn open(address: &Address, options: &ConnectOptions) -> Result<
         Address::Tcp(address) => {
             let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
             tune(&stream, options).map_err(|error| error.to_string())?;
-            Ok(Box::new(stream))
+            Ok(Either::Left(stream))
         }
         Address::Unix(path) => {
             // tokio takes a leading zero byte for the abstract namespace.
@@ -51,7 +50,7 @@ pub(crate) async fn open(address: &Address, options: &ConnectOptions) -> Result<
             if let Some(required) = &options.require_peer {
                 check_peer(&stream, required)?;
             }
-            Ok(Box::new(stream))
+            Ok(Either::Right(stream))
         }
     }
 }

@@ -7,6 +7,9 @@
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;
+mod pgdata_files;
+mod postgres_session;
+mod postgres_tls;
 mod restore_fixtures;
 mod support;
 mod tidy;

@@ -1,1 +1,34 @@
-//! cloud.
+//! Who we are to a cloud, where it is, and how requests reach it.
+//!
+//! ```text
+//! Environment ─┬─ aws     region, endpoint, credentials        ┐
+//!              ├─ azure   connection string, SAS, key, chain   ├─ store
+//!              ├─ google  default credentials, emulator        ┘
+//!              └─ Transport   TLS roots, proxies, time limits ──── Trace (what was answered)
+//! ```
+//!
+//! Nothing here costs time before the first request: no name is looked up, no metadata server
+//! asked, no certificate read until a request needs it.
+
+mod aws;
+mod aws_profile;
+mod azure;
+mod azure_chain;
+mod azure_connection;
+mod endpoint;
+mod environment;
+mod google;
+mod metered;
+mod provider;
+mod trace;
+mod transport;
+
+pub use aws::{AwsIdentity, AwsSettings};
+pub use azure::{AzureCredentialKind, AzureCredentialProvider, AzureIdentity, AzureSettings};
+pub use azure_connection::{ConnectionString, ConnectionStringError};
+pub use endpoint::{CloudError, PlainHttp, check_endpoint};
+pub use environment::Environment;
+pub use google::{GoogleCredentialProvider, GoogleIdentity, GoogleSettings};
+pub use provider::{CloudProvider, UnknownProvider};
+pub use trace::{Answer, Trace};
+pub use transport::{Proxies, Rewrite, Role, Transport, TransportOptions};

@@ -5,6 +5,8 @@ use std::fmt;
 /// What was tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreOperation {
+    /// Setting up: options, credentials, endpoint.
+    Open,
     Connect,
     Read,
     Write,
@@ -45,7 +47,7 @@ pub enum Effect {
 /// One failed operation on one object (or bucket).
 ///
 /// `Display` is the primary message without its cause: `could not write object "s3://…"`.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreError {
     pub operation: StoreOperation,
     pub kind: StoreErrorKind,
@@ -61,6 +63,7 @@ pub struct StoreError {
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (verb, noun) = match self.operation {
+            StoreOperation::Open => ("open", "store"),
             StoreOperation::Connect => ("reach", "bucket"),
             StoreOperation::Read => ("read", "object"),
             StoreOperation::Write => ("write", "object"),

@@ -1,20 +1,49 @@
 //! The handle on one bucket.
 
-use crate::store::{Effect, ObjectKey, StoreError, StoreErrorKind, StoreOperation, Upload};
+use crate::cloud::{Answer, Trace};
+use crate::flow::{Backoff, RetryLimits};
+use crate::store::bucket::Bucket;
+use crate::store::labels::Labels;
+use crate::store::options::AzureBlocks;
+use crate::store::read::stream_of;
+use crate::store::translate::{says_object_missing, store_error};
+use crate::store::{ObjectKey, StoreError, StoreOperation, Upload};
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use object_store::path::{Path, PathPart};
-use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutPayload};
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 /// One bucket, container or folder. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Store {
-    objects: Arc<dyn ObjectStore>,
+    pub(crate) inner: Arc<StoreInner>,
+}
+
+/// What all clones share.
+pub(crate) struct StoreInner {
+    pub objects: Arc<dyn ObjectStore>,
+    /// The same bucket without batch requests, for dialects that have none.
+    pub one_by_one: Option<Arc<dyn ObjectStore>>,
+    pub bucket: Bucket,
     /// `s3://bucket`, `memory:`; object URLs are this, a slash and the key.
-    root_url: String,
+    pub root_url: String,
+    pub labels: Labels,
+    pub retry: RetryLimits,
+    /// Keys per delete request.
+    pub delete_batch: usize,
+    /// Set on Azure, where large objects are written in blocks.
+    pub blocks: Option<AzureBlocks>,
+}
+
+/// Shows where, and no credentials.
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Store({})", self.inner.root_url)
+    }
 }
 
 /// What a store tells about one object.
@@ -44,7 +73,7 @@ pub enum PutMode {
 /// What travels with an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PutOptions {
-    /// S3 object tags, Azure blob index tags, GCS custom metadata.
+    /// S3 object tags, Azure blob index tags, GCS custom metadata. A folder cannot hold them.
     pub tags: Vec<(String, String)>,
 }
 
@@ -58,15 +87,35 @@ pub enum PutOutcome {
 impl Store {
     /// An empty store that lives as long as its clones.
     pub fn memory() -> Self {
-        Self {
+        let inner = StoreInner {
             objects: Arc::new(object_store::memory::InMemory::new()),
+            one_by_one: None,
+            bucket: Bucket::Memory,
             root_url: "memory:".into(),
-        }
+            labels: Labels::Metadata,
+            retry: RetryLimits::PATIENT,
+            delete_batch: 1000,
+            blocks: None,
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The URL of an object, for people.
     pub fn url_of(&self, key: &ObjectKey) -> String {
-        format!("{}/{key}", self.root_url)
+        format!("{}/{key}", self.inner.root_url)
+    }
+
+    /// The URL of the bucket, for people.
+    pub fn root_url(&self) -> &str {
+        &self.inner.root_url
+    }
+
+    pub(crate) fn objects(&self) -> &Arc<dyn ObjectStore> {
+        &self.inner.objects
+    }
+
+    pub(crate) fn retry(&self) -> RetryLimits {
+        self.inner.retry
     }
 
     /// Reads a whole object; `None` when the store says that there is none.
@@ -82,39 +131,80 @@ impl Store {
 
     /// Opens an object (or `range` of it, end excluded) for streaming; a connection that breaks
     /// is resumed behind the stream. `None` when the store says that there is none.
+    ///
+    /// A range may end behind the object, but not begin there.
     pub async fn get_stream(
         &self,
         key: &ObjectKey,
         range: Option<Range<u64>>,
     ) -> Result<Option<(ObjectMeta, BoxStream<'static, Result<Bytes, StoreError>>)>, StoreError>
     {
+        if range.as_ref().is_some_and(|range| range.is_empty()) {
+            let meta = self.head(key).await?;
+            return Ok(meta.map(|meta| (meta, stream::empty().boxed())));
+        }
         let options = GetOptions { range: range.map(GetRange::Bounded), ..GetOptions::default() };
-        match self.objects.get_opts(&path(key), options).await {
-            Ok(result) => {
-                let meta = meta_of(&result.meta);
-                let store = self.clone();
-                let key = key.clone();
-                let stream = result
-                    .into_stream()
-                    .map_err(move |error| store.error(StoreOperation::Read, &key, &error))
-                    .boxed();
-                Ok(Some((meta, stream)))
+        let trace = Trace::new();
+        match self.opened(key, options, &trace).await? {
+            None => Ok(None),
+            Some(opened) => {
+                let meta = meta_of(&opened.meta);
+                Ok(Some((meta, stream_of(self, key, opened, trace))))
             }
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.error(StoreOperation::Read, key, &error)),
+        }
+    }
+
+    async fn opened(
+        &self,
+        key: &ObjectKey,
+        options: GetOptions,
+        trace: &Trace,
+    ) -> Result<Option<GetResult>, StoreError> {
+        match trace.follow(self.objects().get_opts(&path(key), options)).await {
+            Ok(opened) => Ok(Some(opened)),
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                self.absence(key, trace, &error)?;
+                Ok(None)
+            }
+            Err(error) => Err(self.error(StoreOperation::Read, key, trace, &error)),
+        }
+    }
+
+    /// Passes only if the store said that this object, and not its bucket, is missing.
+    fn absence(
+        &self,
+        key: &ObjectKey,
+        trace: &Trace,
+        error: &object_store::Error,
+    ) -> Result<(), StoreError> {
+        match trace.last() {
+            // No request was sent: memory, or a folder, which checks its root itself.
+            None => Ok(()),
+            Some(answer) if says_object_missing(&answer) => Ok(()),
+            Some(_) => Err(self.error(StoreOperation::Read, key, trace, error)),
         }
     }
 
     /// Asks for an object's size and time; `None` when the store says that there is none.
     pub async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
-        match self.objects.head(&path(key)).await {
+        let trace = Trace::new();
+        match trace.follow(self.objects().head(&path(key))).await {
             Ok(meta) => Ok(Some(meta_of(&meta))),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(self.error(StoreOperation::Read, key, &error)),
+            Err(object_store::Error::NotFound { .. }) if has_no_code(&trace) => {
+                // An answer to HEAD has no body, so it cannot say what is missing; GET's can.
+                let trace = Trace::new();
+                let opened = self.opened(key, GetOptions::default(), &trace).await?;
+                Ok(opened.map(|opened| meta_of(&opened.meta)))
+            }
+            Err(error @ object_store::Error::NotFound { .. }) => {
+                self.absence(key, &trace, &error)?;
+                Ok(None)
+            }
+            Err(error) => Err(self.error(StoreOperation::Read, key, &trace, &error)),
         }
     }
 
-    /// Writes a whole object in one request.
+    /// Writes a whole object.
     pub async fn put(
         &self,
         key: &ObjectKey,
@@ -122,17 +212,65 @@ impl Store {
         mode: PutMode,
         options: &PutOptions,
     ) -> Result<PutOutcome, StoreError> {
-        let mut put = object_store::PutOptions::default();
-        put.mode = match mode {
+        let mut backoff = Backoff::new(self.retry());
+        loop {
+            let trace = Trace::new();
+            let written = trace.follow(self.put_once(key, bytes.clone(), mode, options)).await?;
+            let error = match written {
+                Ok(()) => return Ok(PutOutcome::Written),
+                Err(error) => error,
+            };
+            match Collision::of(&trace, &error, mode) {
+                Collision::AlreadyThere => return Ok(PutOutcome::AlreadyThere),
+                // Somebody else is writing this very key: ask again who won.
+                Collision::Undecided => match backoff.next_delay(None) {
+                    Some(delay) => tokio::time::sleep(delay).await,
+                    None => return Err(self.error(StoreOperation::Write, key, &trace, &error)),
+                },
+                Collision::NoConditionalWrites => {
+                    return self.look_then_put(key, bytes, options).await;
+                }
+                Collision::None => {
+                    return Err(self.error(StoreOperation::Write, key, &trace, &error));
+                }
+            }
+        }
+    }
+
+    async fn put_once(
+        &self,
+        key: &ObjectKey,
+        bytes: Bytes,
+        mode: PutMode,
+        options: &PutOptions,
+    ) -> Result<Result<(), object_store::Error>, StoreError> {
+        if let Some(blocks) = self.inner.blocks.filter(|blocks| blocks.apply_to(&bytes)) {
+            return self.put_in_blocks(key, bytes, mode, options, blocks).await;
+        }
+        let (tags, attributes) = self.inner.labels.apply(self, key, &options.tags)?;
+        let mode = match mode {
             PutMode::Create => object_store::PutMode::Create,
             PutMode::Overwrite => object_store::PutMode::Overwrite,
         };
-        put.tags = tag_set(&options.tags);
-        match self.objects.put_opts(&path(key), PutPayload::from(bytes), put).await {
-            Ok(_) => Ok(PutOutcome::Written),
-            Err(object_store::Error::AlreadyExists { .. }) => Ok(PutOutcome::AlreadyThere),
-            Err(error) => Err(self.error(StoreOperation::Write, key, &error)),
+        let extensions = http::Extensions::default();
+        let put = object_store::PutOptions { mode, tags, attributes, extensions };
+        let path = path(key);
+        let written = self.objects().put_opts(&path, PutPayload::from(bytes), put).await;
+        Ok(written.map(|_| ()))
+    }
+
+    /// For dialects that answer "not implemented" to a conditional write. Between the look and
+    /// the write another writer may slip in; callers that must know compare afterwards.
+    async fn look_then_put(
+        &self,
+        key: &ObjectKey,
+        bytes: Bytes,
+        options: &PutOptions,
+    ) -> Result<PutOutcome, StoreError> {
+        if self.head(key).await?.is_some() {
+            return Ok(PutOutcome::AlreadyThere);
         }
+        Box::pin(self.put(key, bytes, PutMode::Overwrite, options)).await
     }
 
     /// Begins an upload in parts; nothing is visible before [`Upload::complete`].
@@ -142,30 +280,32 @@ impl Store {
         options: &PutOptions,
     ) -> Result<Upload, StoreError> {
         let mut put = object_store::PutMultipartOptions::default();
-        put.tags = tag_set(&options.tags);
-        let parts = self
-            .objects
-            .put_multipart_opts(&path(key), put)
+        (put.tags, put.attributes) = self.inner.labels.apply(self, key, &options.tags)?;
+        let trace = Trace::new();
+        let parts = trace
+            .follow(self.objects().put_multipart_opts(&path(key), put))
             .await
-            .map_err(|error| self.error(StoreOperation::Write, key, &error))?;
+            .map_err(|error| self.error(StoreOperation::Write, key, &trace, &error))?;
         Ok(Upload::new(self.clone(), key.clone(), parts))
     }
 
     /// Lists every object whose key starts with `prefix` followed by a slash (all objects when
     /// it is empty), in no promised order, page by page as it is consumed.
     pub fn list(&self, prefix: &str) -> BoxStream<'static, Result<ListEntry, StoreError>> {
-        let store = self.clone();
         let below = prefix.trim_end_matches('/').to_string();
         let path = (!below.is_empty()).then(|| Path::from_iter(below.split('/')));
-        self.objects
-            .list(path.as_ref())
-            .map(move |entry| {
-                let meta = entry.map_err(|error| store.list_error(&below, &error))?;
-                let key = ObjectKey::parse(meta.location.as_ref())
-                    .map_err(|error| store.list_error(&below, &error))?;
-                Ok(ListEntry { key, bytes: meta.size, modified: timestamp(meta.last_modified) })
-            })
-            .boxed()
+        let pages = self.objects().list(path.as_ref());
+        stream::unfold((self.clone(), below, pages), |(store, below, mut pages)| async move {
+            let trace = Trace::new();
+            let entry = match trace.follow(pages.next()).await? {
+                Ok(meta) => {
+                    list_entry(&meta).map_err(|error| store.list_error(&below, &trace, &error))
+                }
+                Err(error) => Err(store.list_error(&below, &trace, &error)),
+            };
+            Some((entry, (store, below, pages)))
+        })
+        .boxed()
     }
 
     /// Lists the objects of one folder whose names start with the last segment of `prefix`
@@ -173,31 +313,14 @@ impl Store {
     /// of one name. Folders below are not entered.
     pub async fn list_starting_with(&self, prefix: &str) -> Result<Vec<ListEntry>, StoreError> {
         let folder = prefix.rsplit_once('/').map(|(folder, _)| Path::from_iter(folder.split('/')));
-        let listed = self.objects.list_with_delimiter(folder.as_ref()).await;
-        let objects = listed.map_err(|error| self.list_error(prefix, &error))?.objects;
+        let trace = Trace::new();
+        let listed = trace.follow(self.objects().list_with_delimiter(folder.as_ref())).await;
+        let objects = listed.map_err(|error| self.list_error(prefix, &trace, &error))?.objects;
         let matching =
             objects.into_iter().filter(|meta| meta.location.as_ref().starts_with(prefix));
         matching
-            .map(|meta| {
-                let key = ObjectKey::parse(meta.location.as_ref())
-                    .map_err(|error| self.list_error(prefix, &error))?;
-                Ok(ListEntry { key, bytes: meta.size, modified: timestamp(meta.last_modified) })
-            })
+            .map(|meta| list_entry(&meta).map_err(|error| self.list_error(prefix, &trace, &error)))
             .collect()
-    }
-
-    /// Deletes objects, in the store's batches. An object that is not there counts as deleted.
-    /// Every key gets its own answer, in the order given.
-    pub async fn delete(&self, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, Result<(), StoreError>)> {
-        let mut answers = Vec::with_capacity(keys.len());
-        for key in keys {
-            let answer = match self.objects.delete(&path(&key)).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(error) => Err(self.error(StoreOperation::Delete, &key, &error)),
-            };
-            answers.push((key, answer));
-        }
-        answers
     }
 
     /// Translates a foreign error about one object.
@@ -205,31 +328,67 @@ impl Store {
         &self,
         operation: StoreOperation,
         key: &ObjectKey,
-        error: &dyn std::error::Error,
+        trace: &Trace,
+        error: &(dyn std::error::Error + 'static),
     ) -> StoreError {
-        StoreError {
-            operation,
-            kind: StoreErrorKind::Other,
-            effect: Effect::MayHaveHappened,
-            object: self.url_of(key),
-            reason: error.to_string(),
-            hint: None,
-        }
+        store_error(operation, self.url_of(key), trace, error)
     }
 
-    fn list_error(&self, below: &str, error: &dyn std::error::Error) -> StoreError {
-        StoreError {
-            operation: StoreOperation::List,
-            kind: StoreErrorKind::Other,
-            effect: Effect::SurelyNot,
-            object: format!("{}/{below}", self.root_url),
-            reason: error.to_string(),
-            hint: None,
+    fn list_error(
+        &self,
+        below: &str,
+        trace: &Trace,
+        error: &(dyn std::error::Error + 'static),
+    ) -> StoreError {
+        let object = format!("{}/{below}", self.inner.root_url);
+        store_error(StoreOperation::List, object, trace, error)
+    }
+}
+
+/// What a failed write tells about the object that may be there.
+enum Collision {
+    AlreadyThere,
+    Undecided,
+    NoConditionalWrites,
+    None,
+}
+
+impl Collision {
+    fn of(trace: &Trace, error: &object_store::Error, mode: PutMode) -> Self {
+        if mode == PutMode::Overwrite {
+            return Self::None;
+        }
+        let (status, code) = match trace.last() {
+            Some(Answer::Status { status, code, .. }) => (status, code.unwrap_or_default()),
+            Some(_) => return Self::None,
+            // No request was sent: memory, or a folder.
+            None => {
+                let there = matches!(error, object_store::Error::AlreadyExists { .. });
+                return if there { Self::AlreadyThere } else { Self::None };
+            }
+        };
+        match (status, code.as_str()) {
+            // 304: some dialects answer a failed condition as if it were a read.
+            (412 | 304, _) => Self::AlreadyThere,
+            // Azure: there, or there and the signature may create but not replace.
+            (409, "BlobAlreadyExists") | (403, "UnauthorizedBlobOverwrite") => Self::AlreadyThere,
+            (409, "ConditionalRequestConflict" | "OperationAborted") => Self::Undecided,
+            (501, _) => Self::NoConditionalWrites,
+            _ => Self::None,
         }
     }
 }
 
-fn path(key: &ObjectKey) -> Path {
+fn has_no_code(trace: &Trace) -> bool {
+    matches!(trace.last(), Some(Answer::Status { code: None, .. }))
+}
+
+fn list_entry(meta: &object_store::ObjectMeta) -> Result<ListEntry, crate::store::ObjectKeyError> {
+    let key = ObjectKey::parse(meta.location.as_ref())?;
+    Ok(ListEntry { key, bytes: meta.size, modified: timestamp(meta.last_modified) })
+}
+
+pub(crate) fn path(key: &ObjectKey) -> Path {
     // Segment by segment, because `Path::parse` refuses empty ones.
     key.as_str().split('/').fold(Path::default(), |path, segment| {
         path.join(PathPart::parse(segment).expect("an object key has valid segments"))
@@ -246,14 +405,6 @@ fn meta_of(meta: &object_store::ObjectMeta) -> ObjectMeta {
 
 fn timestamp(time: impl Into<std::time::SystemTime>) -> Timestamp {
     Timestamp::try_from(time.into()).unwrap_or(Timestamp::UNIX_EPOCH)
-}
-
-fn tag_set(tags: &[(String, String)]) -> object_store::TagSet {
-    let mut set = object_store::TagSet::default();
-    for (key, value) in tags {
-        set.push(key, value);
-    }
-    set
 }
 
 fn concat(chunks: Vec<Bytes>) -> Bytes {

@@ -3,15 +3,39 @@
 //! The same [`Store`] serves S3, Azure Blob Storage, Google Cloud Storage, a local folder and
 //! memory. It knows nothing of backups or WAL. "Not there" is `None`, and only after the store
 //! said so; everything doubtful is a [`StoreError`].
+//!
+//! ```text
+//! StoreUrl + StoreOptions ── open ──> s3 │ azure │ google │ local │ memory     one ObjectStore
+//!                                       handle, upload, read, delete, bucket   what callers use
+//!                                       translate                              what errors mean
+//! ```
+//!
+//! Memory: what the caller gives, plus 1 MiB per open stream of a folder; a part or whole object
+//! is never copied on its way out.
 
+mod azure;
+mod blocks;
+mod bucket;
+mod delete;
 mod error;
+mod google;
 mod handle;
 mod key;
+mod labels;
+mod local;
+mod open;
+mod options;
+mod read;
+mod s3;
+mod translate;
 mod upload;
+mod url;
 mod writer;
 
 pub use error::{Effect, StoreError, StoreErrorKind, StoreOperation};
 pub use handle::{ListEntry, ObjectMeta, PutMode, PutOptions, PutOutcome, Store};
 pub use key::{ObjectKey, ObjectKeyError};
+pub use options::{AddressingStyle, AzureBlocks, S3Encryption, StoreOptions};
 pub use upload::{Upload, Uploaded};
+pub use url::{StoreUrl, StoreUrlError};
 pub use writer::{Courier, ObjectWriteError, ObjectWriter, WrittenObject};

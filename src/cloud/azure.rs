@@ -1,0 +1,190 @@
+//! Azure: account, endpoint and credentials.
+//!
+//! The order is Barman's: `--azure-credential`, connection string, shared access signature,
+//! account key, default chain.
+
+use crate::cloud::azure_chain::{self, ChainKind};
+use crate::cloud::{
+    CloudError, ConnectionString, Environment, PlainHttp, Transport, check_endpoint,
+};
+use object_store::azure::{AzureAccessKey, AzureCredential, split_sas};
+use object_store::{CredentialProvider, StaticCredentialProvider};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use url::Url;
+
+/// The values of `--azure-credential`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AzureCredentialKind {
+    AzureCli,
+    ManagedIdentity,
+    Default,
+}
+
+/// Where blobs are and who we are to them.
+#[derive(Debug)]
+pub struct AzureSettings {
+    pub account: String,
+    /// The blob service of the account, without a container.
+    pub endpoint: Url,
+    pub ca_bundle: Option<PathBuf>,
+    pub identity: AzureIdentity,
+}
+
+/// Whose signature or token.
+pub enum AzureIdentity {
+    AccessKey(String),
+    Sas(String),
+    Token(ChainKind),
+}
+
+/// Gives Azure credentials.
+pub type AzureCredentialProvider = Arc<dyn CredentialProvider<Credential = AzureCredential>>;
+
+impl AzureSettings {
+    /// `account` and `endpoint` are those of the URL; a connection string wins over both.
+    pub fn resolve(
+        environment: &Environment,
+        kind: Option<AzureCredentialKind>,
+        account: &str,
+        endpoint: &str,
+        plain: PlainHttp,
+    ) -> Result<Self, CloudError> {
+        let ca_bundle =
+            environment.first(&["REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"]).map(PathBuf::from);
+        let connection = environment.get("AZURE_STORAGE_CONNECTION_STRING");
+        if let (None, Some(text)) = (kind, connection) {
+            return Self::from_connection(text, ca_bundle, plain);
+        }
+        let account = match account {
+            "" => environment.get("AZURE_STORAGE_ACCOUNT").unwrap_or_default(),
+            account => account,
+        };
+        Ok(Self {
+            account: account.into(),
+            endpoint: check_endpoint(endpoint, plain)?,
+            ca_bundle,
+            identity: AzureIdentity::resolve(environment, kind),
+        })
+    }
+
+    fn from_connection(
+        text: &str,
+        ca_bundle: Option<PathBuf>,
+        plain: PlainHttp,
+    ) -> Result<Self, CloudError> {
+        let connection =
+            ConnectionString::parse(text).map_err(|error| CloudError::new(error.to_string()))?;
+        let identity = match (connection.account_key, connection.shared_access_signature) {
+            (Some(key), _) => AzureIdentity::AccessKey(key),
+            (None, Some(sas)) => AzureIdentity::Sas(sas),
+            (None, None) => AzureIdentity::Token(ChainKind::Default),
+        };
+        Ok(Self {
+            account: connection.account,
+            endpoint: check_endpoint(&connection.blob_endpoint, plain)?,
+            ca_bundle,
+            identity,
+        })
+    }
+}
+
+impl AzureIdentity {
+    fn resolve(environment: &Environment, kind: Option<AzureCredentialKind>) -> Self {
+        match kind {
+            Some(AzureCredentialKind::AzureCli) => Self::Token(ChainKind::Cli),
+            Some(AzureCredentialKind::ManagedIdentity) => Self::Token(ChainKind::ManagedIdentity),
+            Some(AzureCredentialKind::Default) => Self::Token(ChainKind::Default),
+            None => match (
+                environment.get("AZURE_STORAGE_SAS_TOKEN"),
+                environment.get("AZURE_STORAGE_KEY"),
+            ) {
+                (Some(sas), _) => Self::Sas(sas.into()),
+                (None, Some(key)) => Self::AccessKey(key.into()),
+                (None, None) => Self::Token(ChainKind::Default),
+            },
+        }
+    }
+
+    /// Makes the provider; no token is asked for yet.
+    pub fn provider(
+        &self,
+        environment: &Environment,
+        transport: &Transport,
+    ) -> Result<AzureCredentialProvider, CloudError> {
+        let credential = match self {
+            Self::Token(kind) => return azure_chain::provider(*kind, environment, transport),
+            Self::AccessKey(key) => {
+                let key = AzureAccessKey::try_new(key)
+                    .map_err(|_| CloudError::new("the Azure storage account key is not base64"))?;
+                AzureCredential::AccessKey(key)
+            }
+            Self::Sas(sas) => {
+                let pairs = split_sas(sas).map_err(|_| {
+                    CloudError::new("the Azure shared access signature is malformed")
+                })?;
+                AzureCredential::SASToken(pairs)
+            }
+        };
+        Ok(Arc::new(StaticCredentialProvider::new(credential)))
+    }
+}
+
+/// Shows the kind alone.
+impl fmt::Debug for AzureIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AccessKey(_) => f.write_str("AccessKey(***)"),
+            Self::Sas(_) => f.write_str("Sas(***)"),
+            Self::Token(kind) => write!(f, "Token({kind:?})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cloud::{AzureCredentialKind, AzureIdentity, AzureSettings, Environment, PlainHttp};
+
+    const CONNECTION: (&str, &str) = (
+        "AZURE_STORAGE_CONNECTION_STRING",
+        "AccountName=c;AccountKey=aw==;BlobEndpoint=https://c.example/c",
+    );
+    const SAS: (&str, &str) = ("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=hush");
+    const KEY: (&str, &str) = ("AZURE_STORAGE_KEY", "aHVzaA==");
+
+    fn resolve(variables: &[(&str, &str)], kind: Option<AzureCredentialKind>) -> AzureSettings {
+        let environment = Environment::of(variables.iter().copied());
+        let endpoint = "https://u.blob.core.windows.net";
+        AzureSettings::resolve(&environment, kind, "u", endpoint, PlainHttp::LoopbackOnly)
+            .expect("settings")
+    }
+
+    #[test]
+    fn the_order_is_option_connection_string_sas_key_chain() {
+        let all = [CONNECTION, SAS, KEY];
+        let shown = |variables: &[_], kind| format!("{:?}", resolve(variables, kind).identity);
+        let option = Some(AzureCredentialKind::ManagedIdentity);
+        assert_eq!(shown(&all, option), "Token(ManagedIdentity)");
+        assert_eq!(shown(&all, None), "AccessKey(***)");
+        assert_eq!(resolve(&all, None).account, "c");
+        assert!(matches!(resolve(&all[1..], None).identity, AzureIdentity::Sas(_)));
+        assert!(matches!(resolve(&all[2..], None).identity, AzureIdentity::AccessKey(_)));
+        assert_eq!(shown(&[], None), "Token(Default)");
+    }
+
+    #[test]
+    fn a_connection_string_replaces_account_and_host_of_the_url() {
+        let settings = resolve(&[CONNECTION], None);
+        assert_eq!(settings.endpoint.as_str(), "https://c.example/c");
+        assert_eq!(resolve(&[KEY], None).endpoint.as_str(), "https://u.blob.core.windows.net/");
+    }
+
+    #[test]
+    fn secrets_are_never_shown() {
+        for variables in [[SAS], [KEY]] {
+            let shown = format!("{:?}", resolve(&variables, None));
+            assert!(!shown.contains("hush") && !shown.contains("aHVzaA"), "{shown}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Azure tokens: which identity, tried in which order.
+//!
+//! Each single identity is `object_store`'s; the chain is ours, because neither it nor
+//! `azure_identity` has one.
+
+use crate::cloud::azure::AzureCredentialProvider;
+use crate::cloud::transport::{Role, identity_retries};
+use crate::cloud::{CloudError, Environment, Trace, Transport};
+use async_trait::async_trait;
+use object_store::CredentialProvider;
+use object_store::azure::{AzureConfigKey, AzureCredential, MicrosoftAzureBuilder};
+use std::sync::{Arc, OnceLock};
+
+/// Which identities are tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChainKind {
+    Cli,
+    ManagedIdentity,
+    /// Client secret, workload identity, managed identity, CLI: the first that is configured,
+    /// the last two the first that answers.
+    Default,
+}
+
+/// Makes the provider for `kind`.
+pub fn provider(
+    kind: ChainKind,
+    environment: &Environment,
+    transport: &Transport,
+) -> Result<AzureCredentialProvider, CloudError> {
+    let identity = |kind: &str| single(kind, environment, transport);
+    match kind {
+        ChainKind::Cli => identity("azure_cli"),
+        ChainKind::ManagedIdentity => identity("managed_identity"),
+        ChainKind::Default => {
+            let tenant = environment.get("AZURE_TENANT_ID").is_some()
+                && environment.get("AZURE_CLIENT_ID").is_some();
+            if tenant && environment.get("AZURE_CLIENT_SECRET").is_some() {
+                identity("client_secret")
+            } else if tenant && environment.get("AZURE_FEDERATED_TOKEN_FILE").is_some() {
+                identity("workload_identity")
+            } else {
+                let sources = vec![identity("managed_identity")?, identity("azure_cli")?];
+                Ok(Arc::new(FirstThatAnswers { sources, found: OnceLock::new() }))
+            }
+        }
+    }
+}
+
+/// Borrows one provider from a client that is made for nothing else.
+fn single(
+    kind: &str,
+    environment: &Environment,
+    transport: &Transport,
+) -> Result<AzureCredentialProvider, CloudError> {
+    let variables = [
+        ("AZURE_TENANT_ID", AzureConfigKey::AuthorityId),
+        ("AZURE_CLIENT_ID", AzureConfigKey::ClientId),
+        ("AZURE_CLIENT_SECRET", AzureConfigKey::ClientSecret),
+        ("AZURE_FEDERATED_TOKEN_FILE", AzureConfigKey::FederatedTokenFile),
+        ("AZURE_AUTHORITY_HOST", AzureConfigKey::AuthorityHost),
+        ("IDENTITY_ENDPOINT", AzureConfigKey::MsiEndpoint),
+    ];
+    let mut builder = MicrosoftAzureBuilder::new()
+        .with_account("identity")
+        .with_container_name("identity")
+        .with_credential_type(kind)
+        .with_retry(identity_retries())
+        .with_http_connector(transport.with_role(Role::Identity));
+    for (variable, key) in variables {
+        if let Some(value) = environment.get(variable) {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let client = builder
+        .build()
+        .map_err(|_| CloudError::new(format!("the Azure identity \"{kind}\" is not configured")))?;
+    Ok(Arc::clone(client.credentials()))
+}
+
+/// Asks one source after the other, and stays with the first that answers.
+#[derive(Debug)]
+struct FirstThatAnswers {
+    sources: Vec<AzureCredentialProvider>,
+    found: OnceLock<usize>,
+}
+
+#[async_trait]
+impl CredentialProvider for FirstThatAnswers {
+    type Credential = AzureCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AzureCredential>> {
+        let found = self.found.get().and_then(|index| self.sources.get(*index));
+        if let Some(source) = found {
+            return source.get_credential().await;
+        }
+        for (index, source) in self.sources.iter().enumerate() {
+            if let Ok(credential) = source.get_credential().await {
+                // Two callers may race; both found something that answers.
+                let _ = self.found.set(index);
+                return Ok(credential);
+            }
+        }
+        let why = "neither a managed identity nor the Azure CLI gave a token".to_string();
+        Trace::current().no_identity(why.clone());
+        Err(object_store::Error::Generic { store: "Azure credentials", source: why.into() })
+    }
+}

@@ -1,0 +1,121 @@
+//! Deleting many objects: batches side by side, one answer per key.
+
+use crate::cloud::{Answer, Trace};
+use crate::store::handle::path;
+use crate::store::{ObjectKey, Store, StoreError, StoreOperation};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, StreamExt};
+use object_store::ObjectStore;
+use std::sync::Arc;
+
+/// Batches in flight at once.
+const BATCHES_AT_ONCE: usize = 4;
+
+type Answers = Vec<(ObjectKey, Result<(), StoreError>)>;
+
+impl Store {
+    /// Deletes objects, in the store's batches. An object that is not there counts as deleted.
+    /// Every key gets its own answer, in the order given.
+    pub async fn delete(&self, keys: Vec<ObjectKey>) -> Answers {
+        let batches: Vec<BoxFuture<'_, Answers>> = keys
+            .chunks(self.inner.delete_batch.max(1))
+            .map(|batch| self.delete_batch(batch.to_vec()).boxed())
+            .collect();
+        let mut answered = stream::iter(batches).buffered(BATCHES_AT_ONCE);
+        let mut answers = Vec::with_capacity(keys.len());
+        while let Some(batch) = answered.next().await {
+            answers.extend(batch);
+        }
+        answers
+    }
+
+    async fn delete_batch(&self, keys: Vec<ObjectKey>) -> Answers {
+        let trace = Trace::new();
+        let answers = trace.follow(ask(Arc::clone(self.objects()), &keys)).await;
+        if let Some(objects) = &self.inner.one_by_one
+            && answers.iter().any(Result::is_err)
+            && refuses_batches(&trace)
+        {
+            let trace = Trace::new();
+            let answers = trace.follow(ask(Arc::clone(objects), &keys)).await;
+            return self.judge(keys, answers, &trace);
+        }
+        self.judge(keys, answers, &trace)
+    }
+
+    fn judge(
+        &self,
+        keys: Vec<ObjectKey>,
+        answers: Vec<Result<(), object_store::Error>>,
+        trace: &Trace,
+    ) -> Answers {
+        let judged: Vec<Result<(), StoreError>> = keys
+            .iter()
+            .zip(&answers)
+            .map(|(key, answer)| match answer {
+                Ok(()) => Ok(()),
+                Err(error @ object_store::Error::NotFound { .. }) => self.gone(key, trace, error),
+                Err(error) => Err(self.error(StoreOperation::Delete, key, trace, error)),
+            })
+            .collect();
+        // A request that failed as a whole answers once for all of its keys.
+        let whole =
+            (answers.len() != keys.len()).then(|| judged.iter().find_map(|a| a.clone().err()));
+        keys.into_iter()
+            .enumerate()
+            .map(|(index, key)| {
+                let answer = match &whole {
+                    None => judged[index].clone(),
+                    Some(error) => Err(self.for_key(&key, error.clone(), trace)),
+                };
+                (key, answer)
+            })
+            .collect()
+    }
+
+    /// A missing object is as good as deleted; a missing bucket is not.
+    fn gone(
+        &self,
+        key: &ObjectKey,
+        trace: &Trace,
+        error: &object_store::Error,
+    ) -> Result<(), StoreError> {
+        match trace.last() {
+            Some(Answer::Status { code: Some(code), .. })
+                if ["NoSuchBucket", "ContainerNotFound"].contains(&code.as_str()) =>
+            {
+                Err(self.error(StoreOperation::Delete, key, trace, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn for_key(&self, key: &ObjectKey, error: Option<StoreError>, trace: &Trace) -> StoreError {
+        let error = error.unwrap_or_else(|| {
+            let unknown = std::io::Error::other("the answer does not name every object");
+            self.error(StoreOperation::Delete, key, trace, &unknown)
+        });
+        StoreError { object: self.url_of(key), ..error }
+    }
+}
+
+async fn ask(
+    objects: Arc<dyn ObjectStore>,
+    keys: &[ObjectKey],
+) -> Vec<Result<(), object_store::Error>> {
+    let paths: Vec<_> = keys.iter().map(|key| Ok(path(key))).collect();
+    let deleted = objects.delete_stream(stream::iter(paths).boxed());
+    deleted.map(|answer| answer.map(|_| ())).collect().await
+}
+
+/// Whether the dialect has no batch deletion: "not implemented", "method not allowed", or one
+/// that insists on another checksum than we send.
+fn refuses_batches(trace: &Trace) -> bool {
+    match trace.last() {
+        Some(Answer::Status { status: 405 | 501, .. }) => true,
+        Some(Answer::Status { code: Some(code), .. }) => {
+            ["MissingContentMD5", "NotImplemented", "MethodNotAllowed"].contains(&code.as_str())
+        }
+        _ => false,
+    }
+}

@@ -10,6 +10,7 @@ mod gcs_fake;
 mod pgdata_files;
 mod postgres_session;
 mod postgres_tls;
+mod restore_backup;
 mod restore_fixtures;
 mod support;
 mod tidy;

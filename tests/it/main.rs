@@ -7,11 +7,12 @@
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;
+mod interop_barman;
 mod pgdata_files;
 mod postgres_session;
 mod postgres_tls;
-mod restore_backup;
 mod restore_fixtures;
+mod round_trip;
 mod support;
 mod tidy;
 mod wal_codecs;

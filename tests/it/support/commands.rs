@@ -28,20 +28,24 @@ pub struct Commands {
     folder: PathBuf,
     /// Ours run as PostgreSQL's user, as in life. Barman's may lie where only root can look.
     as_postgres: bool,
-    _kept: Option<Arc<TempDir>>,
+    kept: Option<Arc<TempDir>>,
 }
 
 impl Commands {
     /// Our commands, where PostgreSQL's user can run them: the build folder may be private.
     pub fn ours() -> Self {
         let folder = shared_programs();
-        Self { folder: folder.path().to_path_buf(), as_postgres: true, _kept: Some(folder) }
+        Self { folder: folder.path().to_path_buf(), as_postgres: true, kept: Some(folder) }
     }
 
     /// The real Barman 3.19.1; `None` (after saying so) when it is missing outside of CI.
     pub fn barman() -> Option<Self> {
         let folder = PathBuf::from(outside::required(outside::BARMAN, "Barman 3.19.1")?);
-        Some(Self { folder, as_postgres: false, _kept: None })
+        Some(Self { folder, as_postgres: false, kept: None })
+    }
+
+    pub fn is_ours(&self) -> bool {
+        self.kept.is_some()
     }
 
     pub fn program(&self, name: &str) -> PathBuf {

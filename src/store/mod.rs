@@ -26,6 +26,8 @@ mod local;
 mod open;
 mod options;
 mod read;
+#[cfg(test)]
+pub(crate) mod recording;
 mod s3;
 mod translate;
 mod upload;

@@ -304,7 +304,7 @@ mod tests {
     use crate::codec::{Compression, CompressionLevel};
     use crate::flow::Cancel;
     use crate::monitor::Silent;
-    use crate::store::{PutMode, PutOptions as StorePutOptions};
+    use crate::store::{PutMode, PutOptions as StorePutOptions, Store};
     use crate::wal::WalFileName;
     use crate::wal_archive::fixtures::{
         OURS, World, files_below, limits, name, push_options, segment,
@@ -368,6 +368,27 @@ mod tests {
             }
         }
         assert_eq!(files_below(world.directory.path()), ["RECOVERYXLOG", "suffix"]);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_behind_a_hint_is_one_get_and_an_absence_one_get_and_one_list() {
+        let (store, requests) = Store::recording();
+        let world = World::over(store);
+        for number in 1..4 {
+            archive(&world, &name(number), &segment(OURS, number, 0), Some(Compression::Zstd))
+                .await;
+        }
+        let (destination, options) = (world.path("out"), world.fetch_options(0));
+        let folder = "p/main/wals/0000000100000000";
+        let get = |number, suffix| format!("GET {folder}/{}.{suffix}", name(number));
+        let list = format!("LIST {folder}");
+        requests.take();
+        fetched(&world, &name(1), &destination, &options).await.expect("fetch");
+        assert_eq!(requests.take(), [get(1, "gz"), get(1, "zst"), list.clone()]);
+        fetched(&world, &name(2), &destination, &options).await.expect("fetch");
+        assert_eq!(requests.take(), [get(2, "zst")]);
+        fetched(&world, &name(9), &destination, &options).await.expect("fetch");
+        assert_eq!(requests.take(), [get(9, "zst"), list]);
     }
 
     #[tokio::test]

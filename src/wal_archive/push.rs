@@ -279,7 +279,7 @@ mod tests {
     use crate::codec::{Compression, CompressionLevel};
     use crate::flow::Cancel;
     use crate::monitor::Silent;
-    use crate::store::{PutMode, PutOptions as StorePutOptions};
+    use crate::store::{PutMode, PutOptions as StorePutOptions, Store};
     use crate::wal::WalFileName;
     use crate::wal_archive::fixtures::{OURS, THEIRS, World, name, push_options, segment};
     use crate::wal_archive::{OtherContent, PushOptions, PushOutcome, WalArchiveError, push};
@@ -308,6 +308,26 @@ mod tests {
         assert_eq!(world.keys().await, expected);
         let identity = world.catalog.identity().await.expect("read").expect("identity");
         assert_eq!(identity.system_identifier.to_string(), OURS.to_string());
+    }
+
+    #[tokio::test]
+    async fn a_push_is_one_put_and_two_questions_beside_the_compression() {
+        let (store, requests) = Store::recording();
+        let world = World::over(store);
+        let first = world.file(&name(1), &segment(OURS, 1, 0));
+        pushed(&world, &first, &with(Compression::Zstd)).await.expect("push");
+        requests.take();
+        let folder = "p/main/wals/0000000100000000";
+        let key = |number| format!("{folder}/{}.zst", name(number));
+        let second = world.file(&name(2), &segment(OURS, 2, 0));
+        pushed(&world, &second, &with(Compression::Zstd)).await.expect("push");
+        let questions = ["GET p/main/archive.json".to_string(), format!("LIST {folder}")];
+        let put = format!("PUT {}", key(2));
+        assert_eq!(requests.take(), [questions[0].clone(), questions[1].clone(), put.clone()]);
+        // The same again: the refused PUT and the look at what is in its way.
+        pushed(&world, &second, &with(Compression::Zstd)).await.expect("again");
+        let [identity, list] = questions;
+        assert_eq!(requests.take(), [identity, format!("GET {}", key(2)), list, put]);
     }
 
     #[tokio::test]

@@ -16,3 +16,4 @@ mod round_trip;
 mod support;
 mod tidy;
 mod wal_codecs;
+mod wal_faults;

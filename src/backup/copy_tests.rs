@@ -13,7 +13,7 @@ use crate::flow::{Buffers, Cancel, WorkerPool};
 use crate::monitor::Silent;
 use crate::pgdata::{FileFilter, ManifestEntry};
 use crate::store::{Courier, PutOptions, Store};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Cursor, Read};
 use std::num::NonZeroUsize;
@@ -81,10 +81,8 @@ fn filter() -> FileFilter {
 }
 
 fn production(area: Area, surveyed: AreaSurvey, lines: &Arc<Lines>, cancel: &Cancel) -> Production {
-    let placed: HashSet<_> = surveyed.big_files.iter().map(|file| file.path.clone()).collect();
     Production {
-        areas: vec![(area, surveyed)],
-        placed: vec![placed],
+        areas: vec![(area, surveyed).into()],
         accounts: Accounts::default(),
         page_checks: None,
         manifest: lines.clone(),

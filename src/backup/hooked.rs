@@ -6,20 +6,18 @@
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
 use crate::backup::last::{LastFile, label_file, read_control_file, read_external, write_last};
 use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
-use crate::backup::plan::cut;
-use crate::backup::prepare::{freight, has_checksums, remove_objects};
-use crate::backup::produce::{PageChecks, Production};
+use crate::backup::prepare::{freight, look_over, page_checks, remove_objects};
+use crate::backup::produce::{Production, SurveyedArea};
 use crate::backup::record::{self, Took};
-use crate::backup::survey::{Area, survey};
+use crate::backup::ship::Freight;
+use crate::backup::survey::Area;
 use crate::backup::tally::Tally;
-use crate::backup::{
-    BackupError, BackupOptions, BackupSummary, PageChecksums, disk_error, summary_of,
-};
+use crate::backup::{BackupError, BackupOptions, BackupSummary, disk_error, summary_of};
 use crate::catalog::format::backup_info;
 use crate::catalog::{BackupId, BackupInfo, Catalog, TarballTarget};
 use crate::disk::Accounts;
 use crate::flow::{Cancel, Limits};
-use crate::monitor::{Metric, Monitor, Phase};
+use crate::monitor::{Monitor, Phase};
 use crate::pgdata::{ControlFile, FileFilter, ManifestVersion, WalRange};
 use bytes::Bytes;
 use std::fs;
@@ -46,7 +44,20 @@ struct Read {
     accounts: Accounts,
 }
 
-/// Uploads `local`. Done already is success; what an interrupted run left is replaced.
+/// One upload under way.
+struct Upload<'a> {
+    local: &'a LocalBackup,
+    catalog: &'a Catalog,
+    options: &'a BackupOptions,
+    limits: &'a Limits,
+    monitor: Arc<dyn Monitor>,
+    cancel: Cancel,
+    tally: Arc<Tally>,
+    begun: Instant,
+}
+
+/// Uploads `local`. One that is there already is refused; what an interrupted run left is
+/// replaced.
 pub async fn upload_local(
     local: &LocalBackup,
     catalog: &Catalog,
@@ -58,7 +69,7 @@ pub async fn upload_local(
     let begun = Instant::now();
     let read = read(local)?;
     let found = catalog.find(&local.id, options.now).await.map_err(BackupError::Catalog)?;
-    if found.is_some_and(|backup| backup.record.is_some()) {
+    if found.is_some_and(|backup| backup.is_done()) {
         return Err(BackupError::Refused {
             reason: format!("backup \"{}\" is already there", local.id),
             hint: "Delete it with barman-cloud-backup-delete before it is uploaded again.",
@@ -66,10 +77,11 @@ pub async fn upload_local(
     }
     // Without a record, what lies there is what a killed run left.
     remove_objects(catalog, &local.id).await;
-    let uploaded = upload(local, read, catalog, options, limits, &monitor, cancel, begun).await;
-    match uploaded {
+    let (cancel, tally) = (cancel.child(), Arc::default());
+    let upload = Upload { local, catalog, options, limits, monitor, cancel, tally, begun };
+    match upload.run(read).await {
         Ok(summary) => {
-            monitor.phase(Phase::Done);
+            upload.monitor.phase(Phase::Done);
             Ok(summary)
         }
         Err(error) => {
@@ -113,80 +125,66 @@ fn read(local: &LocalBackup) -> Result<Read, BackupError> {
     Ok(Read { info, verbatim: verbatim.into(), control, last, accounts })
 }
 
-#[expect(clippy::too_many_arguments, reason = "the second half of one story")]
-async fn upload(
-    local: &LocalBackup,
-    read: Read,
-    catalog: &Catalog,
-    options: &BackupOptions,
-    limits: &Limits,
-    monitor: &Arc<dyn Monitor>,
-    cancel: &Cancel,
-    begun: Instant,
-) -> Result<BackupSummary, BackupError> {
-    let Read { info, verbatim, control, last, accounts } = read;
-    let cancel = cancel.child();
-    let tally = Arc::new(Tally::default());
-    let mut surveyed = Vec::new();
-    for area in areas(local, &info, &control) {
-        let found = survey(&area, &tally, &cancel)?;
-        surveyed.push((area, found));
+impl Upload<'_> {
+    async fn run(&self, read: Read) -> Result<BackupSummary, BackupError> {
+        let Read { info, verbatim, control, last, accounts } = read;
+        let freight = freight(self.catalog, self.options, self.limits, &self.monitor, &self.cancel);
+        let key = self.catalog.layout().backup_object(&self.local.id, MANIFEST_NAME);
+        let manifest = ManifestUpload::begin(&freight, key, manifest_version(&info, &control))?;
+        let copied = self.copy(&info, &control, last, accounts, &manifest, &freight).await;
+        let carried = match copied {
+            Ok(carried) => carried,
+            Err(error) => {
+                manifest.abandon().await;
+                return Err(error);
+            }
+        };
+        manifest.finish(wal_ranges(&info)).await?;
+        let took = Took { copy: self.begun.elapsed(), total: self.begun.elapsed() };
+        let noticed = self.tally.noticed();
+        let id = self.local.id.clone();
+        let copy_stats = info.copy_stats.clone();
+        let mut record =
+            record::done(id, info, self.options, &carried, noticed.clone(), self.limits, took);
+        // Barman's own statistics of its own copy stay.
+        record.info.copy_stats = copy_stats;
+        let published = self.catalog.publish_verbatim(&record, verbatim).await;
+        published.map_err(BackupError::Catalog)?;
+        Ok(summary_of(&record, &noticed))
     }
-    let surveys: Vec<_> = surveyed.iter().map(|(_, survey)| survey.clone()).collect();
-    let plan = cut(&surveys, limits.jobs, options.tarball_bytes_max, options.compression);
-    monitor.expect(Metric::ClusterBytes, plan.tarballs.iter().map(|tarball| tarball.bytes).sum());
-    monitor.phase(Phase::CopyingFiles);
-    let freight = freight(catalog, options, limits, monitor, &cancel);
-    let destination = Destination { layout: catalog.layout().clone(), id: local.id.clone() };
-    let key = catalog.layout().backup_object(&local.id, MANIFEST_NAME);
-    let manifest = ManifestUpload::begin(&freight, key, manifest_version(&info, &control))?;
-    let checked = options.pages == PageChecksums::Verify && has_checksums(&control);
-    let production = Arc::new(Production {
-        placed: surveys
-            .iter()
-            .map(|survey| survey.big_files.iter().map(|file| file.path.clone()).collect())
-            .collect(),
-        areas: surveyed,
-        accounts,
-        page_checks: info.begin_xlog.filter(|_| checked).map(|begun_at| PageChecks {
-            begun_at,
-            relation_segment_pages: control.relation_segment_pages,
-        }),
-        manifest: manifest.manifest.clone(),
-        tally: Arc::clone(&tally),
-        cancel: cancel.child(),
-        monitor: Arc::clone(monitor),
-    });
-    let copying = async {
-        let mut carried =
-            copy(&plan, Arc::clone(&production), &freight, &destination, limits.jobs).await?;
+
+    async fn copy(
+        &self,
+        info: &BackupInfo,
+        control: &ControlFile,
+        last: Vec<LastFile>,
+        accounts: Accounts,
+        manifest: &ManifestUpload,
+        freight: &Freight,
+    ) -> Result<Vec<Carried>, BackupError> {
+        let areas = areas(self.local, info, control);
+        let monitor = self.monitor.as_ref();
+        let (plan, surveyed) =
+            look_over(areas, self.options, self.limits, monitor, &self.tally, &self.cancel).await?;
+        monitor.phase(Phase::CopyingFiles);
+        let production = Arc::new(Production {
+            areas: surveyed.into_iter().map(SurveyedArea::from).collect(),
+            accounts,
+            page_checks: page_checks(control, self.options, info.begin_xlog),
+            manifest: manifest.manifest.clone(),
+            tally: Arc::clone(&self.tally),
+            cancel: self.cancel.child(),
+            monitor: Arc::clone(&self.monitor),
+        });
+        let destination =
+            Destination { layout: self.catalog.layout().clone(), id: self.local.id.clone() };
+        let jobs = self.limits.jobs;
+        let mut carried = copy(&plan, Arc::clone(&production), freight, &destination, jobs).await?;
         let lines = Arc::clone(&production.manifest);
         let write = move |sink| write_last(&last, &lines, sink);
-        carried.push(write_tarball(plan.last, &freight, &destination, write).await?);
-        Ok::<Vec<Carried>, BackupError>(carried)
-    };
-    let carried = match copying.await {
-        Ok(carried) => carried,
-        Err(error) => {
-            manifest.abandon().await;
-            return Err(error);
-        }
-    };
-    manifest.finish(wal_ranges(&info)).await?;
-    let took = Took { copy: begun.elapsed(), total: begun.elapsed() };
-    let mut record = record::done(
-        local.id.clone(),
-        info.clone(),
-        options,
-        &carried,
-        tally.noticed(),
-        limits,
-        took,
-    );
-    // Barman's own statistics of its own copy stay.
-    record.info.copy_stats = info.copy_stats;
-    catalog.publish_verbatim(&record, verbatim).await.map_err(BackupError::Catalog)?;
-    Ok(summary_of(&record, &tally.noticed()))
+        carried.push(write_tarball(plan.last, freight, &destination, write).await?);
+        Ok(carried)
+    }
 }
 
 fn areas(local: &LocalBackup, info: &BackupInfo, control: &ControlFile) -> Vec<Area> {

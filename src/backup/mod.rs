@@ -36,20 +36,19 @@ pub use prepare::{BackupOptions, PageChecksums, WalConfirmation};
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
 use crate::backup::last::{label_file, read_control_file, read_external, write_last};
 use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
-use crate::backup::plan::{BackupPlan, cut};
+use crate::backup::plan::BackupPlan;
 use crate::backup::prepare::{
-    areas, check_archive, check_name, external_files, freight, preflight,
+    areas, check_archive, check_name, external_files, freight, look_over, page_checks, preflight,
 };
-use crate::backup::produce::{PageChecks, Production};
+use crate::backup::produce::{Production, SurveyedArea};
 use crate::backup::record::{Begun, Took, add_begin, add_end, facts_before};
 use crate::backup::ship::Freight;
-use crate::backup::survey::survey;
 use crate::backup::tally::{Noticings, Tally};
 use crate::backup::wal::{needed, wait_for_wal};
 use crate::catalog::{BackupId, BackupInfo, BackupMethod, BackupRecord, Catalog, StartedRecord};
 use crate::disk::Accounts;
 use crate::flow::{Cancel, Limits};
-use crate::monitor::{Metric, Monitor, Phase};
+use crate::monitor::{Monitor, Phase};
 use crate::pgdata::{ControlFile, WalRange};
 use crate::postgres::{ServerFacts, Session, StartedBackup, StoppedBackup};
 use std::sync::Arc;
@@ -181,7 +180,7 @@ impl Run<'_> {
         self.publish(&carried, Took { copy: took_copy, total: self.begun.elapsed() }).await
     }
 
-    /// Looks the cluster over and cuts it into tarballs.
+    /// Looks the cluster over, cuts it into tarballs and gathers what their writers share.
     async fn plan(
         &self,
         start: &Begun,
@@ -189,35 +188,13 @@ impl Run<'_> {
         accounts: Accounts,
     ) -> Result<(BackupPlan, Production), BackupError> {
         let areas = areas(&self.facts, &self.control);
-        let (tally, cancel) = (Arc::clone(&self.tally), self.cancel.clone());
-        let looking = tokio::task::spawn_blocking(move || {
-            let mut surveyed = Vec::new();
-            for area in areas {
-                let survey = survey(&area, &tally, &cancel)?;
-                surveyed.push((area, survey));
-            }
-            Ok::<_, BackupError>(surveyed)
-        });
-        let areas = looking.await.expect("the looking thread neither panics nor is cancelled")?;
-        let surveys: Vec<_> = areas.iter().map(|(_, survey)| survey.clone()).collect();
-        let limit = self.options.tarball_bytes_max;
-        let plan = cut(&surveys, self.limits.jobs, limit, self.options.compression);
-        let expected = plan.tarballs.iter().map(|tarball| tarball.bytes).sum();
-        self.monitor.expect(Metric::ClusterBytes, expected);
-        let checked =
-            self.options.pages == PageChecksums::Verify && prepare::has_checksums(&self.control);
-        let placed = surveys
-            .iter()
-            .map(|survey| survey.big_files.iter().map(|file| file.path.clone()).collect())
-            .collect();
+        let monitor = self.monitor.as_ref();
+        let (plan, surveyed) =
+            look_over(areas, self.options, self.limits, monitor, &self.tally, &self.cancel).await?;
         let production = Production {
-            areas,
-            placed,
+            areas: surveyed.into_iter().map(SurveyedArea::from).collect(),
             accounts,
-            page_checks: checked.then_some(PageChecks {
-                begun_at: start.lsn,
-                relation_segment_pages: self.control.relation_segment_pages,
-            }),
+            page_checks: page_checks(&self.control, self.options, Some(start.lsn)),
             manifest: manifest.manifest.clone(),
             tally: Arc::clone(&self.tally),
             cancel: self.cancel.child(),

@@ -2,16 +2,19 @@
 
 use crate::backup::BackupError;
 use crate::backup::budget::divide;
+use crate::backup::plan::{AreaSurvey, BackupPlan, cut};
+use crate::backup::produce::PageChecks;
 use crate::backup::ship::Freight;
-use crate::backup::survey::Area;
+use crate::backup::survey::{Area, survey};
+use crate::backup::tally::Tally;
 use crate::catalog::{ArchiveIdentity, BackupId, Catalog, TarballTarget};
 use crate::codec::{BLOCK_BYTES, Compression, TarballCodec};
 use crate::flow::{Buffers, Cancel, Limits, Pace, WorkerPool};
-use crate::monitor::Monitor;
+use crate::monitor::{Metric, Monitor};
 use crate::pgdata::{ControlFile, FileFilter, ManifestVersion, PAGE_BYTES};
 use crate::postgres::{Checkpoint, ServerFacts, TablespaceLocation};
 use crate::store::{Courier, ObjectKey, PutOptions};
-use crate::wal::TimelineId;
+use crate::wal::{Lsn, TimelineId};
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use std::error::Error;
@@ -177,13 +180,43 @@ fn stats_directory(facts: &ServerFacts) -> Option<PathBuf> {
     path.strip_prefix(&facts.data_directory).ok().map(Path::to_path_buf)
 }
 
-fn file_name(path: &Path) -> Option<OsString> {
-    path.file_name().map(OsString::from)
+/// Looks over all areas, on a thread of its own, and cuts them into tarballs.
+pub async fn look_over(
+    areas: Vec<Area>,
+    options: &BackupOptions,
+    limits: &Limits,
+    monitor: &dyn Monitor,
+    tally: &Arc<Tally>,
+    cancel: &Cancel,
+) -> Result<(BackupPlan, Vec<(Area, AreaSurvey)>), BackupError> {
+    let (tally, cancel) = (Arc::clone(tally), cancel.clone());
+    let looking = tokio::task::spawn_blocking(move || {
+        let look = |area: Area| survey(&area, &tally, &cancel).map(|survey| (area, survey));
+        areas.into_iter().map(look).collect::<Result<Vec<_>, BackupError>>()
+    });
+    let surveyed = looking.await.expect("the looking thread neither panics nor is cancelled")?;
+    let surveys: Vec<_> = surveyed.iter().map(|(_, survey)| survey.clone()).collect();
+    let plan = cut(&surveys, limits.jobs, options.tarball_bytes_max, options.compression);
+    monitor.expect(Metric::ClusterBytes, plan.tarballs.iter().map(|tarball| tarball.bytes).sum());
+    Ok((plan, surveyed))
 }
 
-/// Whether pages carry checksums that this program can verify.
-pub fn has_checksums(control: &ControlFile) -> bool {
-    control.has_data_checksums() && usize::try_from(control.page_bytes) == Ok(PAGE_BYTES)
+/// What page checksums are verified against; `None` when they are not.
+pub fn page_checks(
+    control: &ControlFile,
+    options: &BackupOptions,
+    begun_at: Option<Lsn>,
+) -> Option<PageChecks> {
+    // Pages of another size than PostgreSQL's usual one are not understood.
+    let checked = options.pages == PageChecksums::Verify
+        && control.has_data_checksums()
+        && usize::try_from(control.page_bytes) == Ok(PAGE_BYTES);
+    let relation_segment_pages = control.relation_segment_pages;
+    begun_at.filter(|_| checked).map(|begun_at| PageChecks { begun_at, relation_segment_pages })
+}
+
+fn file_name(path: &Path) -> Option<OsString> {
+    path.file_name().map(OsString::from)
 }
 
 pub fn manifest_version(facts: &ServerFacts) -> ManifestVersion {

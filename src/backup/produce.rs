@@ -24,9 +24,7 @@ use std::sync::Arc;
 
 /// What the writers of all tarballs share.
 pub struct Production {
-    pub areas: Vec<(Area, AreaSurvey)>,
-    /// Paths that the plan placed one by one, per area.
-    pub placed: Vec<HashSet<PathBuf>>,
+    pub areas: Vec<SurveyedArea>,
     pub accounts: Accounts,
     /// `None` leaves page checksums alone.
     pub page_checks: Option<PageChecks>,
@@ -34,6 +32,21 @@ pub struct Production {
     pub tally: Arc<Tally>,
     pub cancel: Cancel,
     pub monitor: Arc<dyn Monitor>,
+}
+
+/// An area with what was found in it.
+pub struct SurveyedArea {
+    area: Area,
+    survey: AreaSurvey,
+    /// Paths of the survey's big files: the plan places them one by one.
+    placed: HashSet<PathBuf>,
+}
+
+impl From<(Area, AreaSurvey)> for SurveyedArea {
+    fn from((area, survey): (Area, AreaSurvey)) -> Self {
+        let placed = survey.big_files.iter().map(|file| file.path.clone()).collect();
+        Self { area, survey, placed }
+    }
 }
 
 /// Which pages have a checksum that counts.
@@ -71,16 +84,15 @@ pub fn produce<W: Write>(
     plan: &TarballPlan,
     sink: W,
 ) -> Result<(W, Produced), BackupError> {
-    let (index, (area, survey)) = production
+    let SurveyedArea { area, survey, placed } = production
         .areas
         .iter()
-        .enumerate()
-        .find(|(_, (area, _))| area.target == plan.name.target)
+        .find(|surveyed| surveyed.area.target == plan.name.target)
         .expect("a plan is made of the areas surveyed");
     let mut tarball = OneTarball {
         production,
         area,
-        placed: &production.placed[index],
+        placed,
         writer: TarballWriter::new(sink),
         scratch: Vec::new(),
     };

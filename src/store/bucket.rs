@@ -54,7 +54,7 @@ enum Question {
     Create,
 }
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Store {
     /// Asks whether the bucket exists. It may be read, but nothing is written.
@@ -152,7 +152,7 @@ impl Bucket {
     }
 }
 
-fn is_temporary(status: StatusCode) -> bool {
+pub(crate) fn is_temporary(status: StatusCode) -> bool {
     status.is_server_error()
         || [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT].contains(&status)
 }

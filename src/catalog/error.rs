@@ -1,6 +1,6 @@
 //! What can go wrong with the catalog, by what a caller does about it.
 
-use crate::catalog::{BackupId, BackupStatus};
+use crate::catalog::{BackupId, BackupStatus, TarballError};
 use crate::pgdata::SystemIdentifier;
 use crate::store::StoreError;
 
@@ -22,6 +22,9 @@ pub enum CatalogError {
     NotDone { id: BackupId, status: BackupStatus },
     #[error("object \"{object}\" is malformed: {reason}")]
     Malformed { object: String, reason: String },
+    /// A backup that is to be published as DONE is not all there.
+    #[error(transparent)]
+    Incomplete(#[from] TarballError),
     /// The archive holds the WAL of another cluster.
     #[error(
         "archive \"{archive}\" belongs to system identifier {stored}, this cluster has system identifier {ours}"
@@ -46,7 +49,13 @@ impl CatalogError {
             Self::OtherCluster { .. } => {
                 Some("Do two clusters archive to the same server name?".into())
             }
-            _ => None,
+            Self::Incomplete(_) => Some("Was it deleted while it was running?".into()),
+            Self::AbsentBackup { .. }
+            | Self::Unreadable { .. }
+            | Self::NotDone { .. }
+            | Self::Malformed { .. }
+            | Self::WrittenOtherwise { .. }
+            | Self::NoFreeId { .. } => None,
         }
     }
 }

@@ -190,10 +190,11 @@ impl Catalog {
         let sweepable = match there(BACKUP_JSON) {
             // Barman deleted a backup of ours, or its publication broke off.
             Some(record) => now.duration_since(record.modified) > PUBLICATION_MAX,
+            // Folders without a trace of ours are somebody else's.
             None if there(STARTED_JSON).is_some() && untouched_for <= ABANDONED_AFTER => {
                 return self.read_started(id, objects).await;
             }
-            None => untouched_for > ABANDONED_AFTER,
+            None => there(STARTED_JSON).is_some(),
         };
         Ok(if sweepable { Folder::Leftover(Leftover { id, objects }) } else { Folder::Nothing })
     }
@@ -294,11 +295,12 @@ fn info_of_started(started: &StartedRecord) -> BackupInfo {
     }
 }
 
-/// Whether a backup that says STARTED has shown no sign of life for [`ABANDONED_AFTER`].
+/// Whether a backup that has not ended has shown no sign of life for [`ABANDONED_AFTER`].
 pub fn is_abandoned(backup: &Backup, now: Timestamp) -> bool {
     let newest = backup.objects.iter().map(|entry| entry.modified).max();
     let sign_of_life = newest.unwrap_or_else(|| time_of(&backup.id));
-    backup.status() == BackupStatus::Started && now.duration_since(sign_of_life) > ABANDONED_AFTER
+    let unended = matches!(backup.status(), BackupStatus::Started | BackupStatus::Empty);
+    unended && now.duration_since(sign_of_life) > ABANDONED_AFTER
 }
 
 #[cfg(test)]

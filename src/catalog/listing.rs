@@ -1,6 +1,7 @@
 //! All backups of one server name, and how a word on the command line picks one (contract §9.1).
 
 use crate::catalog::{Backup, BackupId, BackupStatus, Leftover, UnreadableBackup};
+use std::fmt;
 
 /// What one pass over `base/` found.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -43,6 +44,18 @@ impl BackupSelector {
             "last" | "latest" => Self::Last,
             "last-failed" => Self::LastFailed,
             name => Self::Name(name.into()),
+        }
+    }
+}
+
+impl fmt::Display for BackupSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Name(name) => f.write_str(name),
+            Self::First => f.write_str("first"),
+            Self::Last => f.write_str("last"),
+            Self::LastFailed => f.write_str("last-failed"),
         }
     }
 }

@@ -10,10 +10,11 @@
 
 use crate::catalog::format::{backup_info, backup_json, side_json, time};
 use crate::catalog::handle::{BACKUP_INFO, BACKUP_JSON, STARTED_JSON};
+use crate::catalog::tarballs::recorded_tarballs;
 use crate::catalog::{
     ArchiveIdentity, BackupId, BackupRecord, BackupStatus, Catalog, CatalogError, StartedRecord,
 };
-use crate::store::{ObjectKey, PutMode, PutOptions, PutOutcome};
+use crate::store::{ListEntry, ObjectKey, PutMode, PutOptions, PutOutcome};
 use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -48,7 +49,14 @@ impl Catalog {
 
     /// Writes the record of a backup that ended: `backup.json`, then `backup.info`. Everything
     /// else must be complete and verified. May be repeated with the same record.
+    ///
+    /// What is called DONE is looked at once more: somebody may have deleted it while it ran.
     pub async fn publish(&self, record: &BackupRecord) -> Result<(), CatalogError> {
+        if record.info.status() == BackupStatus::Done {
+            let folder = self.layout().backup(&record.id);
+            let objects: Vec<ListEntry> = self.store().list(&folder).try_collect().await?;
+            recorded_tarballs(&record.id, &objects, &record.tarballs)?;
+        }
         let record = publishable(record);
         let (id, layout) = (&record.id, self.layout());
         let json = Bytes::from(backup_json::print(&record));
@@ -149,7 +157,7 @@ mod tests {
     use crate::catalog::format::time;
     use crate::catalog::{
         ArchiveIdentity, BackupId, BackupInfo, BackupMethod, BackupRecord, BackupStatus,
-        CatalogError, StartedRecord,
+        CatalogError, StartedRecord, TarballRecord,
     };
     use crate::pgdata::SystemIdentifier;
     use crate::wal::{SegmentSize, TimelineId};
@@ -253,6 +261,25 @@ mod tests {
         record.info.error = Some("other".into());
         let error = catalog.publish(&record).await.expect_err("other content");
         assert!(matches!(error, CatalogError::WrittenOtherwise { .. }));
+    }
+
+    #[tokio::test]
+    async fn a_backup_that_was_deleted_while_it_ran_is_not_published_as_done() {
+        let catalog = empty_catalog();
+        let id = BackupId::parse("20261120T120000").expect("id");
+        let mut record = record(&id, BackupStatus::Done);
+        record.tarballs.push(TarballRecord {
+            name: "data.tar".into(),
+            stored_bytes: 3,
+            raw_bytes: 3,
+            members: 1,
+            sha256: String::new(),
+        });
+        let error = catalog.publish(&record).await.expect_err("gone");
+        assert!(matches!(error, CatalogError::Incomplete(_)), "{error}");
+        assert!(keys(catalog.store()).await.is_empty());
+        write(catalog.store(), &format!("p/main/base/{id}/data.tar"), "abc").await;
+        catalog.publish(&record).await.expect("publishes");
     }
 
     #[tokio::test]

@@ -38,36 +38,10 @@ impl Backup {
     pub fn tarballs(&self) -> Result<Vec<Tarball>, TarballError> {
         match &self.record {
             Some(record) if record.method == BackupMethod::Snapshot => Ok(Vec::new()),
-            Some(record) => self.recorded_tarballs(&record.tarballs),
+            Some(record) => recorded_tarballs(&self.id, &self.objects, &record.tarballs),
             None if self.info.snapshots_info.is_some() => Ok(Vec::new()),
             None => self.listed_tarballs(),
         }
-    }
-
-    fn recorded_tarballs(&self, records: &[TarballRecord]) -> Result<Vec<Tarball>, TarballError> {
-        let listed: BTreeMap<&str, &ListEntry> =
-            self.objects.iter().map(|entry| (entry.key.file_name(), entry)).collect();
-        let mut tarballs = Vec::with_capacity(records.len());
-        for record in records {
-            let (id, name) = (self.id.clone(), record.name.clone());
-            let Some(parsed) = TarballName::parse(&record.name) else {
-                return Err(TarballError::BadName { id, name });
-            };
-            let Some(entry) = listed.get(record.name.as_str()) else {
-                return Err(TarballError::Missing { id, name });
-            };
-            if entry.bytes != record.stored_bytes {
-                let (found, recorded) = (entry.bytes, record.stored_bytes);
-                return Err(TarballError::OtherSize { id, name, found, recorded });
-            }
-            tarballs.push(Tarball {
-                name: parsed,
-                key: entry.key.clone(),
-                stored_bytes: entry.bytes,
-                record: Some(record.clone()),
-            });
-        }
-        Ok(tarballs)
     }
 
     fn listed_tarballs(&self) -> Result<Vec<Tarball>, TarballError> {
@@ -119,6 +93,37 @@ impl Backup {
             }
         }
     }
+}
+
+/// The recorded tarballs among the objects of a folder, each with the size it was written with.
+pub(crate) fn recorded_tarballs(
+    id: &BackupId,
+    objects: &[ListEntry],
+    records: &[TarballRecord],
+) -> Result<Vec<Tarball>, TarballError> {
+    let listed: BTreeMap<&str, &ListEntry> =
+        objects.iter().map(|entry| (entry.key.file_name(), entry)).collect();
+    let mut tarballs = Vec::with_capacity(records.len());
+    for record in records {
+        let (id, name) = (id.clone(), record.name.clone());
+        let Some(parsed) = TarballName::parse(&record.name) else {
+            return Err(TarballError::BadName { id, name });
+        };
+        let Some(entry) = listed.get(record.name.as_str()) else {
+            return Err(TarballError::Missing { id, name });
+        };
+        if entry.bytes != record.stored_bytes {
+            let (found, recorded) = (entry.bytes, record.stored_bytes);
+            return Err(TarballError::OtherSize { id, name, found, recorded });
+        }
+        tarballs.push(Tarball {
+            name: parsed,
+            key: entry.key.clone(),
+            stored_bytes: entry.bytes,
+            record: Some(record.clone()),
+        });
+    }
+    Ok(tarballs)
 }
 
 /// Side objects lie in sub-folders and are never tarballs, whatever their names.

@@ -4,12 +4,13 @@
 
 use crate::catalog::{Catalog, CatalogError};
 use crate::codec::{Compression, decoder};
+use crate::flow::Limits;
 use crate::store::{ListEntry, ObjectKey};
 use crate::wal::{SegmentSize, TimelineHistory, TimelineId, WalFileKind, WalFileName, WalSegment};
 use bytes::{Buf, Bytes};
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
 /// One object of the archive whose name is that of a WAL file.
@@ -102,6 +103,35 @@ impl Catalog {
             }
         }
         Ok(None)
+    }
+
+    /// Every history file of the archive. One that cannot be read is left out, with a warning:
+    /// what is not known about a timeline must be taken as the worst.
+    pub async fn histories(
+        &self,
+        limits: &Limits,
+    ) -> Result<BTreeMap<TimelineId, TimelineHistory>, CatalogError> {
+        let folder = format!("{}/", self.layout().wals());
+        let listed = self.store().list_starting_with(&folder).await?;
+        let files = listed.into_iter().filter_map(WalObject::parse);
+        let histories = files.filter(|object| object.name.kind() == WalFileKind::History);
+        stream::iter(histories)
+            .map(|object| async move {
+                let timeline = object.name.timeline();
+                let Some(content) = self.store().get(&object.key).await? else { return Ok(None) };
+                match decode_history(timeline, content, object.compression) {
+                    Ok(history) => Ok(Some((timeline, history))),
+                    Err(reason) => {
+                        tracing::warn!(object = %self.store().url_of(&object.key), reason,
+                            "cannot read timeline history file");
+                        Ok(None)
+                    }
+                }
+            })
+            .buffered(limits.jobs.get())
+            .try_filter_map(|found| async move { Ok(found) })
+            .try_collect()
+            .await
     }
 
     fn wals_below(&self, folder: &str) -> BoxStream<'static, Result<WalObject, CatalogError>> {

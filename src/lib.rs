@@ -19,6 +19,7 @@ pub mod command;
 // Verbs: one story each.
 pub mod backup;
 pub mod restore;
+pub mod retention;
 pub mod wal_archive;
 
 // What lies where in the bucket, and what it means.

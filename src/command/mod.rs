@@ -20,6 +20,7 @@ mod backup_show;
 mod check_wal_archive;
 #[cfg(test)]
 mod compatibility;
+mod deleting;
 mod environment;
 mod exit;
 mod keeping;

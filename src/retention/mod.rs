@@ -1,0 +1,122 @@
+//! Deleting backups, and the WAL that no remaining backup needs.
+//!
+//! ```text
+//! catalog ─ select (policy, id) ─ locks ─ needs (which WAL stays) ─ plan ─┬─ printed (--dry-run)
+//!                                                                         └─ applied
+//! ```
+//!
+//! Everything is decided before anything is deleted. Where something cannot be told (a backup
+//! that cannot be read, a timeline without history) the WAL stays and the command says so.
+
+mod apply;
+mod error;
+mod locks;
+mod needs;
+mod plan;
+mod policy;
+mod select;
+
+pub use apply::{DeleteSummary, apply};
+pub use error::RetentionError;
+pub use plan::{BackupDeletion, DeletePlan, FolderDeletion};
+pub use policy::{RetentionPolicy, RetentionPolicyError};
+pub use select::{DeleteTarget, Selection};
+
+use crate::catalog::{BackupId, Catalog, CatalogListing};
+use crate::flow::{Cancel, Limits};
+use crate::retention::plan::{Steps, assemble};
+use crate::retention::select::{Unselected, by_policy, by_selector};
+use futures::stream::TryStreamExt;
+use jiff::Timestamp;
+
+/// What a deletion takes into account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeleteOptions {
+    /// DONE backups that must remain in any case.
+    pub minimum_redundancy: u32,
+    pub locks: LockCheck,
+}
+
+/// Whether objects are asked for locks before anything is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockCheck {
+    Skip,
+    /// A backup with a locked object stays as a whole.
+    Check,
+}
+
+/// Decides what goes. Deletes nothing.
+pub async fn plan(
+    catalog: &Catalog,
+    target: &DeleteTarget,
+    options: &DeleteOptions,
+    limits: &Limits,
+    now: Timestamp,
+    cancel: &Cancel,
+) -> Result<DeletePlan, RetentionError> {
+    let listing = catalog.load(limits, now).await?;
+    let mut selection = select(catalog, &listing, target, options, now)?;
+    if options.locks == LockCheck::Check {
+        locks::spare_locked(catalog, &mut selection, limits, now).await?;
+    }
+    cancel.check()?;
+    // Locked backups stay, so what WAL is needed can only be told behind that check.
+    let histories = match selection.doomed.is_empty() {
+        true => needs::Histories::new(),
+        false => catalog.histories(limits).await?,
+    };
+    let steps = Steps::new(&listing, &selection.doomed, histories, now);
+    let mut obsolete = Vec::new();
+    if !selection.doomed.is_empty() {
+        let mut wals = catalog.wals();
+        while let Some(object) = wals.try_next().await? {
+            cancel.check()?;
+            if let Some(step) = steps.obsolete_since(&object.name) {
+                obsolete.push((step, object));
+            }
+        }
+    }
+    selection.hindrances.extend(steps.unknown());
+    selection.hindrances.extend(unjudged(&listing, &selection));
+    Ok(assemble(selection, &listing.leftovers, obsolete))
+}
+
+/// Backups that cannot be read and are not to go: each is an error of the command, as with
+/// Barman, but behind everything that can be done.
+fn unjudged(listing: &CatalogListing, selection: &Selection<'_>) -> Vec<RetentionError> {
+    let goes = |id: &BackupId| selection.doomed.iter().any(|doomed| doomed.id() == id);
+    let stays = listing.unreadable.iter().filter(|unreadable| !goes(&unreadable.id));
+    stays
+        .map(|unreadable| RetentionError::Unreadable {
+            id: unreadable.id.clone(),
+            object: unreadable.object.clone(),
+            reason: unreadable.reason.clone(),
+        })
+        .collect()
+}
+
+fn select<'a>(
+    catalog: &Catalog,
+    listing: &'a CatalogListing,
+    target: &DeleteTarget,
+    options: &DeleteOptions,
+    now: Timestamp,
+) -> Result<Selection<'a>, RetentionError> {
+    match target {
+        DeleteTarget::Policy(policy) => {
+            Ok(by_policy(listing, *policy, options.minimum_redundancy, now))
+        }
+        DeleteTarget::Backup(selector) => by_selector(
+            listing,
+            selector,
+            options.minimum_redundancy,
+        )
+        .map_err(|error| match error {
+            Unselected::Refused(refusal) => refusal,
+            Unselected::Selector(error) => catalog.unresolved(&selector.to_string(), error).into(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

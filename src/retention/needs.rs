@@ -1,0 +1,308 @@
+//! Which WAL the backups that stay need. Pure.
+//!
+//! Barman compares file names as texts and guesses about timelines. Here every WAL file is
+//! needed unless it is proven that no backup can be recovered with it:
+//!
+//! - on a backup's own timeline, all before its first segment is not needed;
+//! - a lower timeline never is: a timeline's number is higher than those it descends from, and
+//!   a backup needs no WAL from before its own beginning;
+//! - a higher timeline is not needed when its history file shows that it branched off before
+//!   the backup began, or descends from elsewhere; without history file it is needed.
+//!
+//! History files are never deleted: they are small and tell what everything else is.
+
+use crate::catalog::{Backup, BackupId, BackupStatus, KeepTarget};
+use crate::wal::{Lsn, TimelineHistory, TimelineId, WalFileKind, WalFileName, WalSegment};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+
+/// The history files of an archive, by timeline.
+pub type Histories = BTreeMap<TimelineId, TimelineHistory>;
+
+/// What must not be deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WalNeeds {
+    /// Backups that do not tell what they need: then everything is needed.
+    pub unknown: Vec<BackupId>,
+    /// Nothing can be told about what is needed.
+    pub everything: bool,
+    /// From where on recovery must remain possible, the earliest per timeline.
+    begins: BTreeMap<TimelineId, Begin>,
+    /// What makes a standalone backup consistent.
+    ranges: Vec<Range>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Begin {
+    position: Position,
+    lsn: Lsn,
+}
+
+/// The sixteen digits behind the timeline in a WAL file's name: their order is that of the log,
+/// whatever the segment size.
+type Position = u64;
+
+/// First and last segment, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    begin: (TimelineId, Position),
+    end: (TimelineId, Position),
+}
+
+/// Hosts disagree about the time by less than this.
+const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_hours(1);
+
+impl WalNeeds {
+    /// Whether the file must stay, as far as `histories` tell.
+    pub fn hold(&self, name: &WalFileName, histories: &Histories) -> bool {
+        let Some(position) = position(name) else { return true };
+        let timeline = name.timeline();
+        self.everything
+            || !self.unknown.is_empty()
+            || self.ranges.iter().any(|range| range.contains(timeline, position))
+            || self
+                .begins
+                .iter()
+                .any(|(own, begin)| begin.needs(*own, timeline, position, histories))
+    }
+
+    /// Everything a backup may be recovered with; a standalone keep needs only what makes it
+    /// consistent.
+    pub fn add(&mut self, backup: &Backup) {
+        let standalone = backup.kept() == Some(KeepTarget::Standalone);
+        match (backup.begin_segment(), backup.end_segment()) {
+            (Some(begin), Some(end)) if standalone => {
+                let at =
+                    |segment: WalSegment| (segment.timeline, segment_position(backup, segment));
+                self.ranges.push(Range { begin: at(begin), end: at(end) });
+            }
+            (Some(begin), _) => self.add_from(backup, begin),
+            (None, _) => self.unknown.push(backup.id.clone()),
+        }
+    }
+
+    /// What a running backup needs. Ours have not told PostgreSQL's position yet; they begin
+    /// after every backup that began before them.
+    pub fn add_running(&mut self, running: &Backup, all: &[Backup]) {
+        if running.begin_segment().is_some() {
+            return self.add(running);
+        }
+        let surely_before = running.began().checked_sub(CLOCK_SKEW_MAX).unwrap_or(Timestamp::MIN);
+        let earlier = all.iter().filter(|backup| {
+            backup.is_done() && backup.begin_segment().is_some() && backup.began() < surely_before
+        });
+        match earlier.max_by_key(|backup| backup.began()) {
+            Some(backup) => self.add_all_from(backup),
+            None => self.everything = true,
+        }
+    }
+
+    /// Everything from a backup's beginning on, keep or not; all when it does not tell.
+    pub fn add_all_from(&mut self, backup: &Backup) {
+        match backup.begin_segment() {
+            Some(begin) => self.add_from(backup, begin),
+            None => self.everything = true,
+        }
+    }
+
+    fn add_from(&mut self, backup: &Backup, begin: WalSegment) {
+        let start = begin.start(backup.info.segment_size());
+        let new = Begin {
+            position: segment_position(backup, begin),
+            lsn: backup.info.begin_xlog.unwrap_or(start),
+        };
+        let earliest = self.begins.entry(begin.timeline).or_insert(new);
+        earliest.position = earliest.position.min(new.position);
+        earliest.lsn = earliest.lsn.min(new.lsn);
+    }
+}
+
+impl Begin {
+    /// Whether a backup that began here on timeline `own` may be recovered with a file at
+    /// `position` of `timeline`.
+    fn needs(
+        &self,
+        own: TimelineId,
+        timeline: TimelineId,
+        position: Position,
+        histories: &Histories,
+    ) -> bool {
+        if timeline <= own {
+            return timeline == own && position >= self.position;
+        }
+        match histories.get(&timeline) {
+            Some(history) => history.left_at(own).is_some_and(|left_at| left_at >= self.lsn),
+            None => true,
+        }
+    }
+}
+
+impl Range {
+    fn contains(&self, timeline: TimelineId, position: Position) -> bool {
+        (self.begin.0..=self.end.0).contains(&timeline)
+            && (self.begin.1..=self.end.1).contains(&position)
+    }
+}
+
+/// Whether the backup can be recovered to any later time as long as its WAL is there.
+pub fn is_recoverable(backup: &Backup) -> bool {
+    let status = backup.status();
+    let ended =
+        matches!(status, BackupStatus::Done | BackupStatus::WaitingForWals | BackupStatus::Syncing);
+    ended && backup.kept() != Some(KeepTarget::Standalone)
+}
+
+/// Whether the backup is being taken, as far as its age tells.
+pub fn is_running(backup: &Backup, now: Timestamp) -> bool {
+    matches!(backup.status(), BackupStatus::Started | BackupStatus::Empty)
+        && !crate::catalog::is_abandoned(backup, now)
+}
+
+fn position(name: &WalFileName) -> Option<Position> {
+    match name.kind() {
+        WalFileKind::History => None,
+        _ => u64::from_str_radix(name.segment_name()?.get(8..)?, 16).ok(),
+    }
+}
+
+fn segment_position(backup: &Backup, segment: WalSegment) -> Position {
+    let name = WalFileName::of_segment(segment, backup.info.segment_size());
+    position(&name).expect("the name of a segment has sixteen digits behind its timeline")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::catalog::{Backup, BackupId, BackupInfo, BackupStatus, Keep, KeepTarget};
+    use crate::retention::needs::{Histories, WalNeeds};
+    use crate::wal::{Lsn, SegmentSize, TimelineHistory, TimelineId, WalFileName, WalSegment};
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+    use std::fmt::Write;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    /// A timeline of the model: its parent and the segment in which it left it.
+    #[derive(Clone, Copy, Debug)]
+    struct Branch {
+        parent: usize,
+        left_in: u64,
+    }
+
+    fn timeline(index: usize) -> TimelineId {
+        TimelineId::new(u32::try_from(index + 1).expect("small")).expect("non-zero")
+    }
+
+    /// In the middle of a segment.
+    fn middle(segment: u64) -> Lsn {
+        Lsn::new(segment * u64::from(SIZE.bytes()) + 8000)
+    }
+
+    fn backup(index: usize, begin: u64, end: u64, standalone: bool) -> Backup {
+        let segment = |number| WalSegment { timeline: timeline(index), number }.name(SIZE);
+        Backup {
+            id: BackupId::parse("20260101T000000").expect("id"),
+            info: BackupInfo {
+                status: Some(BackupStatus::Done),
+                timeline: Some(timeline(index)),
+                begin_wal: Some(segment(begin)),
+                begin_xlog: Some(middle(begin)),
+                end_wal: Some(segment(end)),
+                ..BackupInfo::default()
+            },
+            record: None,
+            started: None,
+            objects: Vec::new(),
+            keep: standalone.then(|| Keep::new(KeepTarget::Standalone)),
+        }
+    }
+
+    /// The path from the root to a timeline: each with the segment in which the next left it.
+    fn path(branches: &[Branch], mut index: usize) -> Vec<(usize, Option<u64>)> {
+        let mut path = vec![(index, None)];
+        while index > 0 {
+            let branch = branches[index - 1];
+            path.push((branch.parent, Some(branch.left_in)));
+            index = branch.parent;
+        }
+        path.reverse();
+        path
+    }
+
+    fn histories(branches: &[Branch]) -> Histories {
+        let history = |index| {
+            let mut text = String::new();
+            for (ancestor, left_in) in path(branches, index) {
+                if let Some(left_in) = left_in {
+                    let at = middle(left_in);
+                    writeln!(text, "{}\t{at}\tx", timeline(ancestor)).expect("text");
+                }
+            }
+            TimelineHistory::parse(timeline(index), &text).expect("history")
+        };
+        (1..=branches.len()).map(|index| (timeline(index), history(index))).collect()
+    }
+
+    /// Whether recovery from the backup to some timeline's end can read the file: it walks a
+    /// path through the backup's timeline, and takes a segment from any timeline on the way.
+    fn naive(branches: &[Branch], own: usize, begin: u64, file: (usize, u64)) -> bool {
+        (0..=branches.len()).any(|target| {
+            let path = path(branches, target);
+            let Some(at) = path.iter().position(|(index, _)| *index == own) else { return false };
+            let left_before = path[at].1.is_some_and(|left_in| left_in < begin);
+            let on_the_way = path[at..].iter().any(|(index, _)| *index == file.0);
+            !left_before && on_the_way && (file.0 != own || file.1 >= begin)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn wal_is_needed_exactly_when_recovery_could_read_it(
+            branches in proptest::collection::vec((any::<usize>(), 1u64..30), 0..5),
+            backups in proptest::collection::vec(
+                (any::<usize>(), 1u64..30, 0u64..4, any::<bool>()), 0..4),
+        ) {
+            let branches: Vec<Branch> = branches
+                .iter()
+                .enumerate()
+                .map(|(index, (parent, left_in))| Branch { parent: parent % (index + 1), left_in: *left_in })
+                .collect();
+            let timelines = branches.len() + 1;
+            let mut needs = WalNeeds::default();
+            for (index, begin, length, standalone) in &backups {
+                needs.add(&backup(index % timelines, *begin, begin + length, *standalone));
+            }
+            let histories = histories(&branches);
+            for index in 0..timelines {
+                for number in 0..35 {
+                    let needed = backups.iter().any(|(own, begin, length, standalone)| {
+                        let own = own % timelines;
+                        if *standalone {
+                            index == own && (*begin..=begin + length).contains(&number)
+                        } else {
+                            naive(&branches, own, *begin, (index, number))
+                        }
+                    });
+                    let segment = WalSegment { timeline: timeline(index), number };
+                    let name = WalFileName::of_segment(segment, SIZE);
+                    prop_assert_eq!(needs.hold(&name, &histories), needed, "{}", name);
+                    // Whatever is not known about a timeline only ever holds more.
+                    if needed {
+                        prop_assert_eq!(needs.hold(&name, &Histories::new()), true);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn labels_and_partial_segments_go_with_their_segment_and_history_files_never() {
+        let mut needs = WalNeeds::default();
+        needs.add(&backup(0, 5, 6, false));
+        let hold =
+            |name: &str| needs.hold(&WalFileName::parse(name).expect(name), &Histories::new());
+        assert!(!hold("000000010000000000000004.partial"));
+        assert!(!hold("000000010000000000000004.00000028.backup"));
+        assert!(hold("000000010000000000000005.partial"));
+        assert!(hold("000000010000000000000005.00000028.backup"));
+        assert!(hold("00000001.history"));
+    }
+}

@@ -1,0 +1,182 @@
+//! What exactly goes, decided before anything is deleted; `--dry-run` prints this very plan.
+//!
+//! WAL is attributed to the deletion that makes it obsolete, oldest backup first, so that each
+//! backup goes completely before the next is touched.
+//!
+//! Memory: the WAL archive is streamed; what is held is about 200 bytes per WAL file that goes,
+//! 13 MB for 1 TB of WAL in segments of 16 MiB.
+
+use crate::catalog::{Backup, BackupId, CatalogListing, TarballName, WalObject};
+use crate::retention::needs::{Histories, WalNeeds, is_recoverable, is_running};
+use crate::retention::select::Doomed;
+use crate::retention::{RetentionError, Selection};
+use crate::store::{ListEntry, ObjectKey};
+use crate::wal::WalFileName;
+use jiff::Timestamp;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything that goes, in order.
+#[derive(Debug, Default)]
+pub struct DeletePlan {
+    /// Oldest first.
+    pub backups: Vec<BackupDeletion>,
+    /// Folders that are no backup any more.
+    pub leftovers: Vec<FolderDeletion>,
+    /// The id that was asked for and is not there.
+    pub absent: Option<BackupId>,
+    /// What should go and cannot; the rest of the plan is sound without it.
+    pub hindrances: Vec<RetentionError>,
+}
+
+/// One backup and the WAL that only it needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupDeletion {
+    pub folder: FolderDeletion,
+    /// Sorted by key.
+    pub wals: Vec<ObjectKey>,
+}
+
+/// The objects of one folder below `base/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderDeletion {
+    pub id: BackupId,
+    /// Tarballs in their order, then everything else.
+    pub objects: Vec<ObjectKey>,
+    /// What makes it a backup, last of all: as long as it is there the deletion can be repeated.
+    pub entry: Vec<ObjectKey>,
+}
+
+/// The deletions so far, and what is needed after each: step 0 is before the first.
+pub struct Steps {
+    histories: Histories,
+    needs: Vec<WalNeeds>,
+    /// Whether, at the step, no older backup stays: then all obsolete WAL goes, whoever left it
+    /// behind; else only what the step itself makes obsolete.
+    sweeps: Vec<bool>,
+}
+
+impl DeletePlan {
+    /// The first thing that should go and cannot.
+    pub fn into_result(self) -> Result<(), RetentionError> {
+        self.hindrances.into_iter().next().map_or(Ok(()), Err)
+    }
+}
+
+impl Steps {
+    /// Follows the deletion of `doomed`, oldest first.
+    pub fn new(
+        listing: &CatalogListing,
+        doomed: &[Doomed<'_>],
+        histories: Histories,
+        now: Timestamp,
+    ) -> Self {
+        let mut gone: BTreeSet<&BackupId> = BTreeSet::new();
+        let mut needs = vec![needs_without(listing, &gone, None, now)];
+        let mut sweeps = vec![false];
+        for doomed in doomed {
+            gone.insert(doomed.id());
+            needs.push(needs_without(listing, &gone, Some(doomed), now));
+            sweeps.push(!older_stays(listing, &gone, doomed));
+        }
+        Self { histories, needs, sweeps }
+    }
+
+    /// The step that makes the file obsolete; `None` when it stays.
+    pub fn obsolete_since(&self, name: &WalFileName) -> Option<usize> {
+        if self.needs.last()?.hold(name, &self.histories) {
+            return None;
+        }
+        let held = |step: usize| self.needs[step].hold(name, &self.histories);
+        (1..self.needs.len()).find(|&step| !held(step) && (self.sweeps[step] || held(step - 1)))
+    }
+
+    /// Why WAL stays that may be obsolete, if so.
+    pub fn unknown(&self) -> Option<RetentionError> {
+        let ids: Vec<String> = self.needs.last()?.unknown.iter().map(BackupId::to_string).collect();
+        let asked = self.needs.len() > 1;
+        (asked && !ids.is_empty()).then_some(RetentionError::WalUnknown { ids })
+    }
+}
+
+/// What the backups need that are not `gone`.
+fn needs_without(
+    listing: &CatalogListing,
+    gone: &BTreeSet<&BackupId>,
+    last_gone: Option<&Doomed<'_>>,
+    now: Timestamp,
+) -> WalNeeds {
+    let mut needs = WalNeeds::default();
+    let stays = |id: &BackupId| !gone.contains(id);
+    for backup in listing.backups.iter().filter(|backup| stays(&backup.id)) {
+        if is_running(backup, now) {
+            needs.add_running(backup, &listing.backups);
+        } else if is_recoverable(backup) || backup.kept().is_some() {
+            needs.add(backup);
+        }
+    }
+    needs.everything |= listing.unreadable.iter().any(|unreadable| stays(&unreadable.id));
+    // Without any backup the archive is of no use, but it may be the beginning of one that is
+    // not in this catalog: like Barman, leave what came after the last backup began.
+    let recoverable = |backup: &&Backup| stays(&backup.id) && is_recoverable(backup);
+    if let Some(last) = last_gone
+        && !listing.backups.iter().any(|backup| recoverable(&backup))
+    {
+        match last {
+            Doomed::Backup(backup) => needs.add_all_from(backup),
+            Doomed::Unreadable(_) => needs.everything = true,
+        }
+    }
+    needs
+}
+
+/// Whether a backup stays that began earlier and may be recovered to any later time.
+fn older_stays(listing: &CatalogListing, gone: &BTreeSet<&BackupId>, doomed: &Doomed<'_>) -> bool {
+    let older = |backup: &Backup| match doomed.readable() {
+        Some(doomed) => backup.began() < doomed.began(),
+        None => backup.id < *doomed.id(),
+    };
+    let stays = |backup: &&Backup| !gone.contains(&backup.id) && is_recoverable(backup);
+    listing.backups.iter().filter(stays).any(older)
+}
+
+/// Joins the selected backups and the obsolete WAL, found as (step, object), into a plan.
+pub fn assemble(
+    selection: Selection<'_>,
+    leftovers: &[crate::catalog::Leftover],
+    obsolete: impl IntoIterator<Item = (usize, WalObject)>,
+) -> DeletePlan {
+    let mut wals: BTreeMap<usize, Vec<ObjectKey>> = BTreeMap::new();
+    for (step, object) in obsolete {
+        wals.entry(step).or_default().push(object.key);
+    }
+    let backup = |(index, doomed): (usize, &Doomed<'_>)| {
+        let mut wals = wals.remove(&(index + 1)).unwrap_or_default();
+        wals.sort();
+        BackupDeletion { folder: folder_deletion(doomed.id(), doomed.objects()), wals }
+    };
+    DeletePlan {
+        backups: selection.doomed.iter().enumerate().map(backup).collect(),
+        leftovers: leftovers.iter().map(|left| folder_deletion(&left.id, &left.objects)).collect(),
+        absent: selection.absent,
+        hindrances: selection.hindrances,
+    }
+}
+
+/// The objects of a folder in the order in which they go.
+fn folder_deletion(id: &BackupId, objects: &[ListEntry]) -> FolderDeletion {
+    const ENTRY: [&str; 3] = ["started.json", "backup.json", "backup.info"];
+    let entry_rank = |key: &ObjectKey| {
+        let in_folder = key.as_str().rsplit('/').nth(1) == Some(id.as_str());
+        ENTRY.iter().position(|name| in_folder && *name == key.file_name())
+    };
+    let keys = objects.iter().map(|object| object.key.clone());
+    let (mut entry, mut objects): (Vec<ObjectKey>, Vec<ObjectKey>) =
+        keys.partition(|key| entry_rank(key).is_some());
+    entry.sort_by_key(entry_rank);
+    let tarball = |key: &ObjectKey| {
+        let name = TarballName::parse(key.file_name());
+        (name.is_none(), name.map(|name| (name.target, name.number)), key.clone())
+    };
+    objects.sort_by_cached_key(tarball);
+    FolderDeletion { id: id.clone(), objects, entry }
+}

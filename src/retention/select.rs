@@ -1,0 +1,151 @@
+//! Which backups are to go. Pure.
+
+use crate::catalog::{
+    Backup, BackupId, BackupSelector, CatalogListing, Keep, SelectError, UnreadableBackup,
+};
+use crate::retention::{RetentionError, RetentionPolicy};
+use crate::store::ListEntry;
+use jiff::Timestamp;
+
+/// What is asked to be deleted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeleteTarget {
+    Backup(BackupSelector),
+    Policy(RetentionPolicy),
+}
+
+/// A backup that is to go, readable or not.
+#[derive(Clone, Copy, Debug)]
+pub enum Doomed<'a> {
+    Backup(&'a Backup),
+    Unreadable(&'a UnreadableBackup),
+}
+
+impl<'a> Doomed<'a> {
+    pub fn id(&self) -> &'a BackupId {
+        match self {
+            Self::Backup(backup) => &backup.id,
+            Self::Unreadable(unreadable) => &unreadable.id,
+        }
+    }
+
+    pub fn objects(&self) -> &'a [ListEntry] {
+        match self {
+            Self::Backup(backup) => &backup.objects,
+            Self::Unreadable(unreadable) => &unreadable.objects,
+        }
+    }
+
+    pub fn readable(&self) -> Option<&'a Backup> {
+        match self {
+            Self::Backup(backup) => Some(backup),
+            Self::Unreadable(_) => None,
+        }
+    }
+
+    fn keep(&self) -> Option<&'a Keep> {
+        match self {
+            Self::Backup(backup) => backup.keep.as_ref(),
+            Self::Unreadable(unreadable) => unreadable.keep.as_ref(),
+        }
+    }
+
+    fn has_snapshots(&self) -> bool {
+        self.readable().is_some_and(|backup| backup.info.snapshots_info.is_some())
+    }
+}
+
+/// The backups that are to go, oldest first, and those that should but cannot.
+#[derive(Debug, Default)]
+pub struct Selection<'a> {
+    pub doomed: Vec<Doomed<'a>>,
+    pub hindrances: Vec<RetentionError>,
+    /// The id that was asked for and stands for no backup.
+    pub absent: Option<BackupId>,
+}
+
+/// Why a selector picks nothing that could be deleted.
+#[derive(Debug)]
+pub enum Unselected {
+    Selector(SelectError),
+    Refused(RetentionError),
+}
+
+/// Picks by policy: what is obsolete, and none of those that cannot go.
+pub fn by_policy(
+    listing: &CatalogListing,
+    policy: RetentionPolicy,
+    minimum_redundancy: u32,
+    now: Timestamp,
+) -> Selection<'_> {
+    let ids = policy.obsolete(&listing.done_newest_first(), minimum_redundancy, now);
+    let mut selection = Selection::default();
+    for backup in ids.iter().filter_map(|id| listing.get(id)) {
+        let doomed = Doomed::Backup(backup);
+        match snapshots(&doomed) {
+            Some(hindrance) => selection.hindrances.push(hindrance),
+            None => selection.doomed.push(doomed),
+        }
+    }
+    selection
+}
+
+/// Picks one backup; nothing when an id stands for none, which is what the caller wanted.
+///
+/// Minimum redundancy counts DONE backups only: Barman counts failed ones too, and so lets the
+/// last good one go.
+pub fn by_selector<'a>(
+    listing: &'a CatalogListing,
+    selector: &BackupSelector,
+    minimum_redundancy: u32,
+) -> Result<Selection<'a>, Unselected> {
+    let id = listing.resolve(selector).map_err(Unselected::Selector)?;
+    let unreadable = || listing.unreadable.iter().find(|unreadable| unreadable.id == id);
+    let doomed = match (listing.get(&id), unreadable()) {
+        (Some(backup), _) => Doomed::Backup(backup),
+        (None, Some(unreadable)) => Doomed::Unreadable(unreadable),
+        (None, None) => return Ok(Selection { absent: Some(id), ..Selection::default() }),
+    };
+    let refusals = [
+        kept(&doomed),
+        redundancy(listing, &doomed, minimum_redundancy),
+        has_child(listing, &doomed),
+        snapshots(&doomed),
+    ];
+    match refusals.into_iter().flatten().next() {
+        Some(refusal) => Err(Unselected::Refused(refusal)),
+        None => Ok(Selection { doomed: vec![doomed], ..Selection::default() }),
+    }
+}
+
+fn kept(doomed: &Doomed<'_>) -> Option<RetentionError> {
+    let keep = doomed.keep()?.as_str().to_string();
+    Some(RetentionError::Kept { id: doomed.id().clone(), keep })
+}
+
+fn redundancy(
+    listing: &CatalogListing,
+    doomed: &Doomed<'_>,
+    minimum: u32,
+) -> Option<RetentionError> {
+    let done = listing.backups.iter().filter(|backup| backup.is_done()).count();
+    let counts = doomed.readable().is_some_and(Backup::is_done);
+    let too_few = usize::try_from(minimum).is_ok_and(|minimum| minimum >= done);
+    (minimum > 0 && counts && too_few).then(|| RetentionError::MinimumRedundancy {
+        id: doomed.id().clone(),
+        done,
+        minimum,
+    })
+}
+
+fn has_child(listing: &CatalogListing, doomed: &Doomed<'_>) -> Option<RetentionError> {
+    let id = doomed.id();
+    let child = listing.backups.iter().find(|backup| {
+        backup.is_done() && backup.info.parent_backup_id.as_deref() == Some(id.as_str())
+    })?;
+    Some(RetentionError::HasChild { id: id.clone(), child: child.id.clone() })
+}
+
+fn snapshots(doomed: &Doomed<'_>) -> Option<RetentionError> {
+    doomed.has_snapshots().then(|| RetentionError::Snapshots { id: doomed.id().clone() })
+}

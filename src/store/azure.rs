@@ -47,8 +47,10 @@ pub fn open(
         .with_retry(retries(options))
         .with_http_connector(transport.clone())
         .with_allow_http(true);
+    let objects = Arc::new(builder.build().map_err(|error| library_refused(&error))?);
     Ok(StoreInner {
-        objects: Arc::new(builder.build().map_err(|error| library_refused(&error))?),
+        objects: objects.clone(),
+        names: Some(objects),
         one_by_one: None,
         root_url: format!("{service}/{container}"),
         bucket: Bucket::Azure(AzureContainer {

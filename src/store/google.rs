@@ -34,8 +34,10 @@ pub fn open(
         .with_credentials(Arc::clone(&credentials))
         .with_retry(retries(options))
         .with_http_connector(transport.clone());
+    let objects = Arc::new(builder.build().map_err(|error| library_refused(&error))?);
     Ok(StoreInner {
-        objects: Arc::new(builder.build().map_err(|error| library_refused(&error))?),
+        objects: objects.clone(),
+        names: Some(objects),
         one_by_one: None,
         root_url: format!("gs://{bucket}"),
         bucket: Bucket::Google(GoogleBucket {

@@ -11,6 +11,7 @@ use crate::store::{ObjectKey, StoreError, StoreOperation, Upload};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
+use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::{Path, PathPart};
 use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutPayload};
 use std::fmt;
@@ -26,6 +27,8 @@ pub struct Store {
 /// What all clones share.
 pub(crate) struct StoreInner {
     pub objects: Arc<dyn ObjectStore>,
+    /// The same bucket, listed by the beginning of a name; `None` where a folder must be listed.
+    pub names: Option<Arc<dyn PaginatedListStore>>,
     /// The same bucket without batch requests, for dialects that have none.
     pub one_by_one: Option<Arc<dyn ObjectStore>>,
     pub bucket: Bucket,
@@ -89,6 +92,7 @@ impl Store {
     pub fn memory() -> Self {
         let inner = StoreInner {
             objects: Arc::new(object_store::memory::InMemory::new()),
+            names: None,
             one_by_one: None,
             bucket: Bucket::Memory,
             root_url: "memory:".into(),
@@ -293,8 +297,8 @@ impl Store {
     /// it is empty), in no promised order, page by page as it is consumed.
     pub fn list(&self, prefix: &str) -> BoxStream<'static, Result<ListEntry, StoreError>> {
         let below = prefix.trim_end_matches('/').to_string();
-        let path = (!below.is_empty()).then(|| Path::from_iter(below.split('/')));
-        let pages = self.objects().list(path.as_ref());
+        let folder = folder_path(&below);
+        let pages = self.objects().list(folder.as_ref());
         stream::unfold((self.clone(), below, pages), |(store, below, mut pages)| async move {
             let trace = Trace::new();
             let entry = match trace.follow(pages.next()).await? {
@@ -310,16 +314,21 @@ impl Store {
 
     /// Lists the objects of one folder whose names start with the last segment of `prefix`
     /// (`wals/0000000100000000/0000000100000000000000FE`): a positive answer about all suffixes
-    /// of one name. Folders below are not entered.
+    /// of one name, in one request. Folders below are not entered.
     pub async fn list_starting_with(&self, prefix: &str) -> Result<Vec<ListEntry>, StoreError> {
-        let folder = prefix.rsplit_once('/').map(|(folder, _)| Path::from_iter(folder.split('/')));
         let trace = Trace::new();
-        let listed = trace.follow(self.objects().list_with_delimiter(folder.as_ref())).await;
-        let objects = listed.map_err(|error| self.list_error(prefix, &trace, &error))?.objects;
-        let matching =
-            objects.into_iter().filter(|meta| meta.location.as_ref().starts_with(prefix));
+        let listed = match &self.inner.names {
+            Some(names) => trace.follow(list_by_name(names.as_ref(), prefix)).await,
+            None => {
+                let folder = prefix.rsplit_once('/').and_then(|(folder, _)| folder_path(folder));
+                let listing = self.objects().list_with_delimiter(folder.as_ref());
+                trace.follow(listing).await.map(|listed| listed.objects)
+            }
+        };
+        let objects = listed.map_err(|error| self.list_error(prefix, &trace, &error))?;
+        let matching = objects.iter().filter(|meta| meta.location.as_ref().starts_with(prefix));
         matching
-            .map(|meta| list_entry(&meta).map_err(|error| self.list_error(prefix, &trace, &error)))
+            .map(|meta| list_entry(meta).map_err(|error| self.list_error(prefix, &trace, &error)))
             .collect()
     }
 
@@ -388,11 +397,44 @@ fn list_entry(meta: &object_store::ObjectMeta) -> Result<ListEntry, crate::store
     Ok(ListEntry { key, bytes: meta.size, modified: timestamp(meta.last_modified) })
 }
 
+/// All pages of the objects whose names begin so: one page, but for prefixes of many names.
+async fn list_by_name(
+    names: &dyn PaginatedListStore,
+    prefix: &str,
+) -> object_store::Result<Vec<object_store::ObjectMeta>> {
+    // One character less: on Azure the library leaves out the object that has the very name, for
+    // it could be the marker of a folder.
+    let shorter = prefix.char_indices().next_back().map_or("", |(last, _)| &prefix[..last]);
+    let mut objects = Vec::new();
+    let mut page_token = None;
+    loop {
+        let delimiter = Some("/".into());
+        let options =
+            PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
+        let page = names.list_paginated(Some(shorter), options).await?;
+        objects.extend(page.result.objects);
+        page_token = page.page_token;
+        if page_token.is_none() {
+            return Ok(objects);
+        }
+    }
+}
+
 pub(crate) fn path(key: &ObjectKey) -> Path {
-    // Segment by segment, because `Path::parse` refuses empty ones.
-    key.as_str().split('/').fold(Path::default(), |path, segment| {
-        path.join(PathPart::parse(segment).expect("an object key has valid segments"))
-    })
+    path_of(key.as_str()).expect("an object key has valid segments")
+}
+
+/// A folder to list; `None` for the whole bucket.
+fn folder_path(folder: &str) -> Option<Path> {
+    let exact = || path_of(folder).unwrap_or_else(|| Path::from_iter(folder.split('/')));
+    (!folder.is_empty()).then(exact)
+}
+
+/// Names to the byte: `Path::from` would escape a percent sign, and `Path::parse` refuses empty
+/// segments.
+fn path_of(text: &str) -> Option<Path> {
+    text.split('/')
+        .try_fold(Path::default(), |path, segment| Some(path.join(PathPart::parse(segment).ok()?)))
 }
 
 fn meta_of(meta: &object_store::ObjectMeta) -> ObjectMeta {
@@ -412,4 +454,27 @@ fn concat(chunks: Vec<Bytes>) -> Bytes {
         return chunks.into_iter().next().unwrap_or_default();
     }
     chunks.concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::{ObjectKey, PutMode, PutOptions, Store};
+    use futures::stream::TryStreamExt;
+
+    #[tokio::test]
+    async fn listings_take_prefixes_to_the_byte() {
+        let store = Store::memory();
+        let keys = ["pct%20x/wals/A", "pct%20x/wals/A.gz", "pct%20x/wals/B", "a b/wals/A/x"];
+        for key in keys {
+            let key = ObjectKey::parse(key).expect("key");
+            let options = PutOptions::default();
+            store.put(&key, "x".into(), PutMode::Create, &options).await.expect("put");
+        }
+        let below: Vec<_> = store.list("pct%20x/wals").try_collect().await.expect("list");
+        assert_eq!(below.len(), 3);
+        let named = store.list_starting_with("pct%20x/wals/A").await.expect("list");
+        let named: Vec<_> = named.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(named, ["pct%20x/wals/A", "pct%20x/wals/A.gz"]);
+        assert!(store.list_starting_with("a b/wals/A").await.expect("list").is_empty());
+    }
 }

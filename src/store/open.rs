@@ -62,6 +62,7 @@ impl Store {
 fn folder(path: PathBuf, options: &StoreOptions) -> StoreInner {
     StoreInner {
         objects: Arc::new(Folder::new(path.clone())),
+        names: None,
         one_by_one: None,
         root_url: format!("file://{}", path.display()),
         bucket: Bucket::Folder { path },

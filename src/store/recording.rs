@@ -47,6 +47,7 @@ impl Store {
         let memory = Self::memory().inner;
         let inner = StoreInner {
             objects: Arc::new(recording),
+            names: None,
             one_by_one: None,
             bucket: Bucket::Memory,
             root_url: memory.root_url.clone(),

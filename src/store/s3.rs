@@ -55,8 +55,10 @@ pub fn open(
     }
     builder = encrypted(builder, options.s3_encryption.as_ref())?;
     let build = |builder: AmazonS3Builder| builder.build().map_err(|error| library_refused(&error));
+    let objects = Arc::new(build(builder.clone())?);
     Ok(StoreInner {
-        objects: Arc::new(build(builder.clone())?),
+        objects: objects.clone(),
+        names: Some(objects),
         one_by_one: Some(Arc::new(build(builder.with_disable_bulk_delete(true))?)),
         root_url: format!("s3://{bucket}"),
         bucket: Bucket::S3(S3Bucket { url, region: settings.region, credentials, transport }),

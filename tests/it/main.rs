@@ -17,3 +17,4 @@ mod support;
 mod tidy;
 mod wal_codecs;
 mod wal_faults;
+mod wal_listing;

@@ -17,4 +17,4 @@ mod support;
 mod tidy;
 mod wal_codecs;
 mod wal_faults;
-mod wal_listing;
+mod wal_stores;

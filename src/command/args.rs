@@ -3,9 +3,14 @@
 //! Defaults stand here, visible in `--help`; whether values fit together is decided where a
 //! command resolves its arguments. Options below [`BEYOND_BARMAN`] are ours.
 
+use crate::cloud::{AzureCredentialKind, CloudProvider};
+use crate::command::one_of::OneOf;
+use crate::command::report::LogFormat;
 use crate::command::usage::BEYOND_BARMAN;
 use crate::command::value::{self, ByteSize, Tag};
+use crate::store::{AddressingStyle, AzureBlocks};
 use clap::{ArgAction, Args};
+use std::num::NonZeroUsize;
 
 const S3: &str = "Amazon S3";
 const AZURE: &str = "Azure Blob Storage";
@@ -13,6 +18,35 @@ const GOOGLE: &str = "Google Cloud Storage";
 const GENERAL: &str = "General";
 /// The help section of options for any store.
 pub const STORE: &str = "Object store";
+
+const PROVIDERS: &[(&str, CloudProvider)] = &[
+    ("aws-s3", CloudProvider::AwsS3),
+    ("azure-blob-storage", CloudProvider::AzureBlobStorage),
+    ("google-cloud-storage", CloudProvider::GoogleCloudStorage),
+];
+
+const ADDRESSING_STYLES: &[(&str, AddressingStyle)] = &[
+    ("auto", AddressingStyle::Auto),
+    ("virtual", AddressingStyle::Virtual),
+    ("path", AddressingStyle::Path),
+];
+
+const AZURE_CREDENTIALS: &[(&str, AzureCredentialKind)] = &[
+    ("azure-cli", AzureCredentialKind::AzureCli),
+    ("managed-identity", AzureCredentialKind::ManagedIdentity),
+    ("default", AzureCredentialKind::Default),
+];
+
+/// Server-side encryption as it is typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SseArg {
+    Aes256,
+    Kms,
+}
+
+const SSE: &[(&str, SseArg)] = &[("AES256", SseArg::Aes256), ("aws:kms", SseArg::Kms)];
+
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 
 /// How a command talks, and whether it only tests.
 #[derive(Args, Clone, Debug)]
@@ -39,8 +73,8 @@ pub struct TalkArgs {
 pub struct CloudArgs {
     /// The cloud that the URL belongs to (file:///path URLs work with any)
     #[arg(long, value_name = "PROVIDER", default_value = "aws-s3",
-          value_parser = ["aws-s3", "azure-blob-storage", "google-cloud-storage"], help_heading = STORE)]
-    pub cloud_provider: String,
+          value_parser = OneOf(PROVIDERS), help_heading = STORE)]
+    pub cloud_provider: CloudProvider,
     /// Where an S3 service other than Amazon's is, such as https://minio.example.org:9000
     #[arg(long, value_name = "URL", help_heading = S3)]
     pub endpoint_url: Option<String>,
@@ -51,14 +85,14 @@ pub struct CloudArgs {
     #[arg(long, value_name = "SECONDS", value_parser = value::positive, help_heading = S3)]
     pub read_timeout: Option<u32>,
     /// Whether the bucket's name stands in the host name or in the path
-    #[arg(long, value_name = "STYLE", value_parser = ["auto", "virtual", "path"],
+    #[arg(long, value_name = "STYLE", value_parser = OneOf(ADDRESSING_STYLES),
           help_heading = S3)]
-    pub addressing_style: Option<String>,
+    pub addressing_style: Option<AddressingStyle>,
     /// Where Azure credentials come from, if not from the environment
     /// [also: --credential, --default]
     #[arg(long, aliases = ["credential", "default"], value_name = "KIND",
-          value_parser = ["azure-cli", "managed-identity", "default"], help_heading = AZURE)]
-    pub azure_credential: Option<String>,
+          value_parser = OneOf(AZURE_CREDENTIALS), help_heading = AZURE)]
+    pub azure_credential: Option<AzureCredentialKind>,
 }
 
 /// What Barman's commands do not have and all of ours do.
@@ -68,9 +102,9 @@ pub struct OwnArgs {
     #[arg(long, help_heading = BEYOND_BARMAN)]
     pub allow_http: bool,
     /// Write log lines as text or as one JSON object per line
-    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"], default_value = "text",
+    #[arg(long, value_name = "FORMAT", value_parser = OneOf(LOG_FORMATS), default_value = "text",
           help_heading = BEYOND_BARMAN)]
-    pub log_format: String,
+    pub log_format: LogFormat,
 }
 
 /// What every command's arguments have.
@@ -99,9 +133,9 @@ pub(crate) use common_args;
 #[derive(Args, Clone, Debug)]
 pub struct EncryptionArgs {
     /// Server-side encryption of S3 objects
-    #[arg(short, long, value_name = "KIND", value_parser = ["AES256", "aws:kms"],
+    #[arg(short, long, value_name = "KIND", value_parser = OneOf(SSE),
           help_heading = S3)]
-    pub encryption: Option<String>,
+    pub encryption: Option<SseArg>,
     /// The key for --encryption aws:kms
     #[arg(long, value_name = "ID", help_heading = S3)]
     pub sse_kms_key_id: Option<String>,
@@ -140,6 +174,17 @@ pub struct AzureUploadArgs {
     #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "64MB",
           help_heading = AZURE)]
     pub max_single_put_size: ByteSize,
+}
+
+impl AzureUploadArgs {
+    pub fn blocks(&self) -> AzureBlocks {
+        let concurrency = usize::try_from(self.max_concurrency).unwrap_or(usize::MAX);
+        AzureBlocks {
+            single_put_max_bytes: self.max_single_put_size.bytes(),
+            block_max_bytes: self.max_block_size.bytes(),
+            concurrency: NonZeroUsize::new(concurrency).unwrap_or(NonZeroUsize::MIN),
+        }
+    }
 }
 
 impl TagArgs {

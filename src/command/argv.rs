@@ -342,6 +342,7 @@ fn looks_like_a_number(bytes: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use crate::cloud::AzureCredentialKind;
     use crate::command::argv::{Request, Words, sort};
     use crate::command::backup::BackupArgs;
     use crate::command::backup_delete::BackupDeleteArgs;
@@ -492,7 +493,7 @@ mod tests {
         for name in ["--azure-credential", "--credential", "--default", "--cred", "--def"] {
             let args: WalRestoreArgs =
                 read(&[name, "managed-identity", "u", "s", "n", "d"]).expect(name);
-            assert_eq!(args.cloud.azure_credential.as_deref(), Some("managed-identity"));
+            assert_eq!(args.cloud.azure_credential, Some(AzureCredentialKind::ManagedIdentity));
         }
         let words = sorted::<WalRestoreArgs>(&["--prof", "x", "u", "s", "n", "d"]).expect("words");
         assert_eq!(words.deprecated, [("--profile", "--aws-profile")]);

@@ -1,13 +1,33 @@
 //! `barman-cloud-backup`: arguments, their resolution, the run.
 
-use crate::codec::CompressionLevel;
+use crate::backup::{
+    self, BackupOptions, BackupSummary, LocalBackup, PageChecksums, WalConfirmation,
+};
+use crate::catalog::BackupId;
+use crate::catalog::format::backup_info;
+use crate::codec::{Compression, CompressionLevel};
 use crate::command::args::{CloudArgs, EncryptionArgs, OwnArgs, TagArgs, TalkArgs, common_args};
-use crate::command::exit::Exit;
+use crate::command::environment::Environment;
+use crate::command::exit::{self, Exit};
 use crate::command::launch::Context;
+use crate::command::one_of::OneOf;
+use crate::command::perform::{limits, now, perform, test};
+use crate::command::place::Place;
 use crate::command::report::Failure;
+use crate::command::runtime::Threads;
+use crate::command::terminal::{Progress, TerminalMonitor};
 use crate::command::usage::BEYOND_BARMAN;
-use crate::command::value::{self, BackupName, ByteSize};
+use crate::command::value::{self, BackupName, ByteSize, Tag};
+use crate::flow::Limits;
+use crate::hook::{self, BackupHook};
+use crate::postgres::{Checkpoint, ConnectOptions, ConnectTarget, Session};
 use clap::{ArgGroup, Args, Parser};
+use jiff::Timestamp;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tracing::{info, warn};
 
 /// The command line as typed.
 #[derive(Parser, Clone, Debug)]
@@ -87,6 +107,16 @@ pub struct PostgresArgs {
     pub dbname: String,
 }
 
+/// How a snapshot is locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    Governance,
+    Compliance,
+}
+
+const LOCK_MODES: &[(&str, LockMode)] =
+    &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)];
+
 /// Options of snapshot backups.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Snapshots (not supported by this version)")]
@@ -116,15 +146,15 @@ pub struct SnapshotArgs {
     #[arg(long, value_name = "SECONDS", value_parser = value::positive, default_value = "3600")]
     pub aws_await_snapshots_timeout: u32,
     /// How AWS snapshots are locked
-    #[arg(long, value_name = "MODE", ignore_case = true, value_parser = ["governance", "compliance"])]
-    pub aws_snapshot_lock_mode: Option<String>,
+    #[arg(long, value_name = "MODE", ignore_case = true, value_parser = OneOf(LOCK_MODES))]
+    pub aws_snapshot_lock_mode: Option<LockMode>,
     /// For how long AWS snapshots are locked
     #[arg(long, value_name = "DAYS", value_parser = value::lock_duration,
           conflicts_with = "aws_snapshot_lock_expiration_date")]
     pub aws_snapshot_lock_duration: Option<u32>,
     /// Until when AWS snapshots are locked
     #[arg(long, value_name = "TIME", value_parser = value::lock_expiration)]
-    pub aws_snapshot_lock_expiration_date: Option<jiff::Timestamp>,
+    pub aws_snapshot_lock_expiration_date: Option<Timestamp>,
     /// How long a compliance lock can still be changed
     #[arg(long, value_name = "HOURS", value_parser = value::lock_cool_off_period)]
     pub aws_snapshot_lock_cool_off_period: Option<u32>,
@@ -140,6 +170,12 @@ pub struct BeyondArgs {
     /// "low", "medium", "high" or the algorithm's own number
     #[arg(long, value_name = "LEVEL", value_parser = value::compression_level)]
     pub compression_level: Option<CompressionLevel>,
+    /// Do not wait until the archive holds the WAL that the backup needs
+    #[arg(long)]
+    pub no_wal_check: bool,
+    /// How long to wait for that WAL
+    #[arg(long, value_name = "SECONDS", value_parser = value::positive, default_value = "3600")]
+    pub wal_timeout: u32,
     /// The most memory for buffers
     #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "512MB")]
     pub max_memory: ByteSize,
@@ -153,6 +189,334 @@ pub struct BeyondArgs {
 
 common_args!(BackupArgs);
 
-pub fn run(_: BackupArgs, _: &Context) -> Result<(), Failure> {
-    Err(Failure::new(Exit::Other, "this command is not part of this version yet"))
+/// Everything decided, nothing contacted.
+#[derive(Debug)]
+struct Resolved {
+    place: Place,
+    target: ConnectTarget,
+    options: BackupOptions,
+    limits: Limits,
+    progress: Progress,
+}
+
+pub fn run(args: BackupArgs, context: &Context) -> Result<Exit, Failure> {
+    refuse_snapshots(&args.snapshot)?;
+    let local = local_backup(&args, &context.environment)?;
+    let only_test = args.talk.test;
+    let resolved = resolve(args, now())?;
+    if only_test {
+        return test(&resolved.place);
+    }
+    match local {
+        Some(local) => upload(&local, &resolved, context),
+        None => take(&resolved, context),
+    }
+    .map_err(|failure| match failure.exit {
+        // Barman handles Ctrl-C in this command alone: the backup has failed.
+        Exit::Interrupted => Failure { exit: Exit::Failed, ..failure },
+        _ => failure,
+    })
+}
+
+fn take(resolved: &Resolved, context: &Context) -> Result<Exit, Failure> {
+    let Resolved { options, limits, .. } = resolved;
+    let catalog = resolved.place.catalog()?;
+    let variable = |name: &str| context.environment.get(name)?.to_str().map(String::from);
+    let connect = ConnectOptions::resolve(&resolved.target, APPLICATION_NAME, &variable)?;
+    let monitor = Arc::new(TerminalMonitor::new(&context.voice, resolved.progress));
+    let summary = perform(Threads::PerCore, async |cancel| {
+        let session = Session::connect(&connect, &cancel).await?;
+        Ok(backup::backup(session, &catalog, options, limits, monitor, &cancel).await?)
+    })?;
+    tell(&summary);
+    Ok(Exit::Success)
+}
+
+/// The hook script's half: no PostgreSQL, Barman's own copy of the files.
+fn upload(local: &LocalBackup, resolved: &Resolved, context: &Context) -> Result<Exit, Failure> {
+    let Resolved { options, limits, .. } = resolved;
+    let catalog = resolved.place.catalog()?;
+    let monitor = Arc::new(TerminalMonitor::new(&context.voice, resolved.progress));
+    let summary = perform(Threads::PerCore, async |cancel| {
+        Ok(backup::upload_local(local, &catalog, options, limits, monitor, &cancel).await?)
+    })?;
+    tell(&summary);
+    Ok(Exit::Success)
+}
+
+fn tell(summary: &BackupSummary) {
+    let BackupSummary { id, tarballs, files, raw_bytes, stored_bytes, .. } = summary;
+    if summary.damaged_blocks > 0 {
+        let (blocks, damaged_files) = (summary.damaged_blocks, summary.damaged_files);
+        warn!(backup_id = %id, blocks, files = damaged_files, "pages have wrong checksums");
+    }
+    info!(backup_id = %id, tarballs, files, raw_bytes, stored_bytes, "backup completed");
+}
+
+fn resolve(args: BackupArgs, now: Timestamp) -> Result<Resolved, Failure> {
+    let place = Place::resolve(&args.destination_url, &args.server_name, &args.cloud, &args.own)?
+        .encrypted(args.encryption.clone())?;
+    let compression = compression_of(&args);
+    let mut limits = limits(args.jobs, args.beyond.max_memory);
+    limits.bandwidth_max = args.max_bandwidth.map(ByteSize::bytes);
+    let options = BackupOptions {
+        now,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        name: args.name.map(BackupName::into_string),
+        compression,
+        level: level_of(args.beyond.compression_level, compression),
+        checkpoint: match args.immediate_checkpoint {
+            true => Checkpoint::Fast,
+            false => Checkpoint::Spread,
+        },
+        tarball_bytes_max: capped(args.max_archive_size),
+        part_bytes_min: args.min_chunk_size.map(ByteSize::bytes),
+        tags: checked_tags(args.tags)?.into_iter().map(Into::into).collect(),
+        pages: match args.beyond.no_verify_checksums {
+            true => PageChecksums::Leave,
+            false => PageChecksums::Verify,
+        },
+        wal: match args.beyond.no_wal_check {
+            true => WalConfirmation::Leave,
+            false => {
+                let seconds = u64::from(args.beyond.wal_timeout);
+                WalConfirmation::WaitUpTo(Duration::from_secs(seconds))
+            }
+        },
+    };
+    let PostgresArgs { host, port, user, dbname } = args.postgres;
+    let target = ConnectTarget { dbname, host, port, user };
+    let progress = Progress::unless(args.beyond.no_progress);
+    Ok(Resolved { place, target, options, limits, progress })
+}
+
+fn compression_of(args: &BackupArgs) -> Option<Compression> {
+    [
+        (args.gzip, Compression::Gzip),
+        (args.bzip2, Compression::Bzip2),
+        (args.snappy, Compression::Snappy),
+        (args.lz4, Compression::Lz4),
+        (args.beyond.zstd, Compression::Zstd),
+    ]
+    .into_iter()
+    .find_map(|(chosen, compression)| chosen.then_some(compression))
+}
+
+fn level_of(level: Option<CompressionLevel>, compression: Option<Compression>) -> Option<i32> {
+    let level = level?;
+    match compression {
+        None | Some(Compression::Snappy | Compression::Lz4) => {
+            warn!("option --compression-level has no effect without --gzip, --bzip2 or --zstd");
+            None
+        }
+        Some(compression) => Some(level.for_wal(compression)),
+    }
+}
+
+/// The stores' own limits, so that no tarball fails after hours.
+fn checked_tags(args: TagArgs) -> Result<Vec<Tag>, Failure> {
+    let tags = args.into_tags();
+    if tags.len() > TAGS_MAX {
+        let message =
+            format!("{} tags were given, no more than {TAGS_MAX} are allowed", tags.len());
+        return Err(Failure::new(Exit::Other, message));
+    }
+    let mut keys = BTreeSet::new();
+    match tags.iter().find(|tag| !keys.insert(tag.key.as_str())) {
+        Some(tag) => Err(Failure::new(Exit::Other, format!("tag \"{}\" was given twice", tag.key))),
+        None => Ok(tags),
+    }
+}
+
+fn capped(size: ByteSize) -> u64 {
+    if size.bytes() > TARBALL_BYTES_MAX {
+        warn!(
+            bytes = TARBALL_BYTES_MAX,
+            "option --max-archive-size is larger than allowed; capped"
+        );
+    }
+    size.bytes().min(TARBALL_BYTES_MAX)
+}
+
+/// Asking for snapshots must not end in a backup of files.
+fn refuse_snapshots(args: &SnapshotArgs) -> Result<(), Failure> {
+    if args.snapshot_instance.is_some() || !args.snapshot_disk.is_empty() {
+        let message = "snapshot backups are not supported by this version";
+        return Err(Failure::new(Exit::Other, message)
+            .hint("Leave out --snapshot-instance and --snapshot-disk to back up the files."));
+    }
+    for option in args.without_effect() {
+        warn!("option {option} has no effect without --snapshot-instance and --snapshot-disk");
+    }
+    Ok(())
+}
+
+impl SnapshotArgs {
+    /// The options that were given although they only say how snapshots are taken.
+    fn without_effect(&self) -> impl Iterator<Item = &'static str> {
+        let expires = self.aws_snapshot_lock_expiration_date.is_some();
+        let cools_off = self.aws_snapshot_lock_cool_off_period.is_some();
+        [
+            ("--gcp-project", self.gcp_project.is_some()),
+            ("--gcp-zone", self.gcp_zone.is_some()),
+            ("--azure-subscription-id", self.azure_subscription_id.is_some()),
+            ("--azure-resource-group", self.azure_resource_group.is_some()),
+            ("--aws-region", self.aws_region.is_some()),
+            ("--aws-await-snapshots-timeout", self.aws_await_snapshots_timeout != 3600),
+            ("--aws-snapshot-lock-mode", self.aws_snapshot_lock_mode.is_some()),
+            ("--aws-snapshot-lock-duration", self.aws_snapshot_lock_duration.is_some()),
+            ("--aws-snapshot-lock-expiration-date", expires),
+            ("--aws-snapshot-lock-cool-off-period", cools_off),
+        ]
+        .into_iter()
+        .filter_map(|(option, given)| given.then_some(option))
+    }
+}
+
+/// The backup that a Barman server hands over, if this is its hook script.
+fn local_backup(
+    args: &BackupArgs,
+    environment: &Environment,
+) -> Result<Option<LocalBackup>, Failure> {
+    let lookup = |name: &str| environment.get(name).map(Into::into);
+    if hook::is_active(&lookup) && args.name.is_some() {
+        return Err(Failure::new(Exit::Other, "option --name cannot be used in a hook script"));
+    }
+    let told = hook::backup_hook(&lookup).map_err(|error| {
+        Failure::of_error(exit::of_backup_hook(&error), &error).hint_if_none(error.hint())
+    })?;
+    let Some(BackupHook { directory, backup_id, backup_info }) = told else { return Ok(None) };
+    let id = BackupId::parse(&backup_id).map_err(|error| Failure::of_error(Exit::Other, &error))?;
+    refuse_compressed(&id, &backup_info)?;
+    Ok(Some(LocalBackup { directory, id, backup_info }))
+}
+
+/// Before anything is contacted, as Barman does.
+fn refuse_compressed(id: &BackupId, path: &Path) -> Result<(), Failure> {
+    let unreadable = |reason: String| {
+        let path = path.display();
+        Failure::new(Exit::Other, format!("could not read file \"{path}\": {reason}"))
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| unreadable(error.to_string()))?;
+    let info = backup_info::parse(&text).map_err(|error| unreadable(error.to_string()))?;
+    match info.compression {
+        None => Ok(()),
+        Some(compression) => Err(Failure::new(
+            Exit::Other,
+            format!("cannot upload backup \"{id}\": it is compressed with {compression}"),
+        )),
+    }
+}
+
+const APPLICATION_NAME: &str = "barman_cloud_backup";
+const TAGS_MAX: usize = 10;
+/// Barman's own cap.
+const TARBALL_BYTES_MAX: u64 = 1 << 40;
+
+#[cfg(test)]
+mod tests {
+    use crate::codec::Compression;
+    use crate::command::backup::{BackupArgs, Resolved, local_backup, resolve};
+    use crate::command::environment::Environment;
+    use crate::command::exit::Exit;
+    use crate::command::launch::read;
+    use crate::command::program::Program;
+    use crate::command::report::Failure;
+    use crate::postgres::Checkpoint;
+    use crate::store::S3Encryption;
+
+    fn args(options: &[&str]) -> BackupArgs {
+        let words = options.iter().copied().chain(["s3://b/p", "main"]);
+        read(Program::Backup, words).expect("args")
+    }
+
+    fn resolved(options: &[&str]) -> Result<Resolved, Failure> {
+        resolve(args(options), "2026-11-20T23:58:32Z".parse().expect("time"))
+    }
+
+    #[test]
+    fn defaults_are_barmans() {
+        let resolved = resolved(&[]).expect("resolved");
+        assert_eq!(resolved.options.compression, None);
+        assert_eq!(resolved.options.checkpoint, Checkpoint::Spread);
+        assert_eq!(resolved.options.tarball_bytes_max, 100 << 30);
+        assert_eq!((resolved.limits.jobs.get(), resolved.limits.bandwidth_max), (2, None));
+        assert_eq!(resolved.target.dbname, "postgres");
+        assert_eq!(resolved.place.layout.root(), "p/main");
+    }
+
+    #[test]
+    fn options_reach_the_backup_the_store_and_the_limits() {
+        let resolved = resolved(&[
+            "-j",
+            "-J4",
+            "--immediate-checkpoint",
+            "--max-bandwidth=1MB",
+            "--min-chunk-size=6MB",
+            "-S2TB",
+            "--compression-level=high",
+            "-eaws:kms",
+            "--sse-kms-key-id=k",
+            "--tag=a,b",
+            "-h/run",
+            "-p5433",
+            "-Upg",
+            "--read-timeout=7",
+        ])
+        .expect("resolved");
+        let options = resolved.options;
+        assert_eq!((options.compression, options.level), (Some(Compression::Bzip2), Some(9)));
+        assert_eq!(options.checkpoint, Checkpoint::Fast);
+        assert_eq!(options.tarball_bytes_max, 1 << 40, "capped");
+        assert_eq!(options.part_bytes_min, Some(6 << 20));
+        assert_eq!(options.tags, [("a".to_string(), "b".to_string())]);
+        assert_eq!(resolved.limits.bandwidth_max, Some(1 << 20));
+        let store = resolved.place.options;
+        assert_eq!(store.s3_encryption, Some(S3Encryption::Kms { key_id: Some("k".into()) }));
+        assert_eq!(store.read_timeout.as_secs(), 7);
+        let target = resolved.target;
+        assert_eq!(target.host.as_deref(), Some("/run"));
+        assert_eq!((target.port.as_deref(), target.user.as_deref()), (Some("5433"), Some("pg")));
+    }
+
+    #[test]
+    fn what_does_not_fit_together_exits_4() {
+        let many: Vec<String> = (0..11).map(|number| format!("--tag=k{number},v")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        for options in [
+            &["--sse-kms-key-id=k"][..],
+            &["-eAES256", "--sse-kms-key-id=k"],
+            &["--tag=a,b", "--tag=a,c"],
+            &many,
+        ] {
+            assert_eq!(resolved(options).expect_err("refused").exit, Exit::Other, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_hook_script_takes_no_name_and_no_compressed_backup() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("backup.info");
+        let path_text = path.to_str().expect("text").to_string();
+        let environment = Environment::of([
+            ("BARMAN_HOOK", "backup_retry_script"),
+            ("BARMAN_PHASE", "post"),
+            ("BARMAN_BACKUP_DIR", "/b/x"),
+            ("BARMAN_BACKUP_ID", "20260101T000000"),
+            ("BARMAN_STATUS", "DONE"),
+            ("BARMAN_BACKUP_INFO_PATH", path_text.as_str()),
+        ]);
+        let exit = |options: &[&str]| {
+            local_backup(&args(options), &environment).expect_err("refused").exit
+        };
+        assert_eq!(exit(&["--name=x"]), Exit::Other);
+        assert_eq!(exit(&[]), Exit::Other, "backup.info cannot be read");
+        std::fs::write(&path, "compression=gzip\nstatus=DONE\n").expect("write");
+        assert_eq!(exit(&[]), Exit::Other, "compressed");
+        std::fs::write(&path, "compression=None\nstatus=DONE\n").expect("write");
+        let local = local_backup(&args(&[]), &environment).expect("hook").expect("active");
+        assert_eq!((local.id.as_str(), local.backup_info), ("20260101T000000", path));
+        let outside = local_backup(&args(&["--name=x"]), &Environment::default());
+        assert_eq!(outside, Ok(None));
+    }
 }

@@ -47,6 +47,6 @@ pub struct BackupDeleteArgs {
 
 common_args!(BackupDeleteArgs);
 
-pub fn run(_: BackupDeleteArgs, _: &Context) -> Result<(), Failure> {
+pub fn run(_: BackupDeleteArgs, _: &Context) -> Result<Exit, Failure> {
     Err(Failure::new(Exit::Other, "this command is not part of this version yet"))
 }

@@ -1,10 +1,16 @@
 //! `barman-cloud-backup-list`: arguments, their resolution, the run.
 
+use crate::catalog::UnreadableBackup;
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
 use crate::command::exit::Exit;
 use crate::command::launch::Context;
-use crate::command::report::Failure;
+use crate::command::listing;
+use crate::command::perform::{now, perform_droppable, small_limits, test};
+use crate::command::place::Place;
+use crate::command::report::{self, Failure};
+use crate::command::value::OutputFormat;
 use clap::Parser;
+use tracing::warn;
 
 /// The command line as typed.
 #[derive(Parser, Clone, Debug)]
@@ -28,6 +34,19 @@ pub struct BackupListArgs {
 
 common_args!(BackupListArgs);
 
-pub fn run(_: BackupListArgs, _: &Context) -> Result<(), Failure> {
-    Err(Failure::new(Exit::Other, "this command is not part of this version yet"))
+pub fn run(args: BackupListArgs, _: &Context) -> Result<Exit, Failure> {
+    let place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
+    if args.talk.test {
+        return test(&place);
+    }
+    let catalog = place.catalog()?;
+    let listing = perform_droppable(async { Ok(catalog.load(&small_limits(), now()).await?) })?;
+    for unreadable in &listing.unreadable {
+        let UnreadableBackup { id, object, reason, .. } = unreadable;
+        warn!(backup_id = %id, %object, %reason, "backup cannot be read");
+    }
+    report::print(&match OutputFormat::of(&args.format) {
+        OutputFormat::Console => listing::console(&listing.backups),
+        OutputFormat::Json => listing::json(&listing.backups),
+    })
 }

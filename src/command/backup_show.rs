@@ -3,7 +3,11 @@
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
 use crate::command::exit::Exit;
 use crate::command::launch::Context;
-use crate::command::report::Failure;
+use crate::command::perform::{now, perform_droppable, small_limits, test};
+use crate::command::place::Place;
+use crate::command::report::{self, Failure};
+use crate::command::showing;
+use crate::command::value::OutputFormat;
 use clap::Parser;
 
 /// The command line as typed.
@@ -31,6 +35,17 @@ pub struct BackupShowArgs {
 
 common_args!(BackupShowArgs);
 
-pub fn run(_: BackupShowArgs, _: &Context) -> Result<(), Failure> {
-    Err(Failure::new(Exit::Other, "this command is not part of this version yet"))
+pub fn run(args: BackupShowArgs, _: &Context) -> Result<Exit, Failure> {
+    let place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
+    if args.talk.test {
+        return test(&place);
+    }
+    let catalog = place.catalog()?;
+    let backup = perform_droppable(async {
+        Ok(catalog.select(&args.backup_id, &small_limits(), now()).await?)
+    })?;
+    report::print(&match OutputFormat::of(&args.format) {
+        OutputFormat::Console => showing::console(&backup),
+        OutputFormat::Json => showing::json(&backup),
+    })
 }

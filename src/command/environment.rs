@@ -16,6 +16,7 @@ impl Environment {
     }
 
     /// Made of the given variables alone.
+    #[cfg(test)]
     pub fn of<'a>(variables: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let variables =
             variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect();

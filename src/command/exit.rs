@@ -4,6 +4,13 @@
 //! code. PostgreSQL takes 1 to 125 of `restore_command` as "not available" and stops recovery
 //! above that, so only signals answer with more, as a shell would.
 
+use crate::backup::BackupError;
+use crate::catalog::CatalogError;
+use crate::hook::HookError;
+use crate::postgres::PostgresError;
+use crate::restore::RestoreError;
+use crate::store::{StoreError, StoreErrorKind};
+use crate::wal_archive::WalArchiveError;
 use std::process::ExitCode;
 
 /// The codes of the contract.
@@ -43,5 +50,179 @@ impl Exit {
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.number())
+    }
+}
+
+/// Network failures are nothing special outside of tests: Barman's catch-all.
+pub fn of_store(error: &StoreError) -> Exit {
+    match error.kind {
+        StoreErrorKind::Denied
+        | StoreErrorKind::NoCredentials
+        | StoreErrorKind::BucketMissing
+        | StoreErrorKind::ObjectMissing
+        | StoreErrorKind::Unreachable
+        | StoreErrorKind::Interrupted
+        | StoreErrorKind::Refused
+        | StoreErrorKind::Full
+        | StoreErrorKind::Other => Exit::Other,
+    }
+}
+
+/// Under `--test`, and in `check-wal-archive`, no connection has a code of its own. A time-out
+/// has not: there the other side was reached.
+pub fn of_store_when_testing(error: &StoreError) -> Exit {
+    match error.kind {
+        StoreErrorKind::Unreachable => Exit::Network,
+        StoreErrorKind::Denied
+        | StoreErrorKind::NoCredentials
+        | StoreErrorKind::BucketMissing
+        | StoreErrorKind::ObjectMissing
+        | StoreErrorKind::Interrupted
+        | StoreErrorKind::Refused
+        | StoreErrorKind::Full
+        | StoreErrorKind::Other => Exit::Other,
+    }
+}
+
+/// A backup that is not there is 1, a name that stands for none is 4, as with Barman.
+pub fn of_catalog(error: &CatalogError) -> Exit {
+    match error {
+        CatalogError::Store(error) => of_store(error),
+        CatalogError::AbsentBackup { .. }
+        | CatalogError::NotDone { .. }
+        | CatalogError::OtherCluster { .. }
+        | CatalogError::WrittenOtherwise { .. }
+        | CatalogError::NoFreeId { .. } => Exit::Failed,
+        CatalogError::UnknownBackup { .. }
+        | CatalogError::AmbiguousName { .. }
+        | CatalogError::Unreadable { .. }
+        | CatalogError::Malformed { .. } => Exit::Other,
+    }
+}
+
+/// Connecting and everything after it is part of the backup, whose failures are 1; what is
+/// found wrong before is 4.
+pub fn of_postgres(error: &PostgresError) -> Exit {
+    match error {
+        PostgresError::ConninfoMalformed { .. } | PostgresError::TooOld { .. } => Exit::Other,
+        PostgresError::Connect { .. }
+        | PostgresError::Authentication { .. }
+        | PostgresError::Privilege { .. }
+        | PostgresError::Query { .. }
+        | PostgresError::ConnectionLost { .. }
+        | PostgresError::Cancelled => Exit::Failed,
+    }
+}
+
+/// Whatever stops a backup once PostgreSQL was reached is 1, the store's failures too.
+pub fn of_backup(error: &BackupError) -> Exit {
+    match error {
+        BackupError::Postgres(error) => of_postgres(error),
+        BackupError::Catalog(_)
+        | BackupError::Store(_)
+        | BackupError::Refused { .. }
+        | BackupError::Disk { .. }
+        | BackupError::ControlFile { .. }
+        | BackupError::Tarball { .. }
+        | BackupError::Upload { .. }
+        | BackupError::WalMissing { .. }
+        | BackupError::TimelineChanged { .. }
+        | BackupError::Cancelled => Exit::Failed,
+    }
+}
+
+/// A status other than DONE tells Barman not to try the script again.
+pub fn of_backup_hook(error: &HookError) -> Exit {
+    match error {
+        HookError::Unsuitable { .. } | HookError::Missing { .. } => Exit::Other,
+        HookError::NotDone { .. } => Exit::HookNotDone,
+    }
+}
+
+/// Barman's command crashes on these.
+pub fn of_wal_hook(error: &HookError) -> Exit {
+    match error {
+        HookError::Unsuitable { .. } | HookError::Missing { .. } | HookError::NotDone { .. } => {
+            Exit::Failed
+        }
+    }
+}
+
+/// The archive's own refusals are 1, everything in the way of an answer is 4.
+pub fn of_push(error: &WalArchiveError) -> Exit {
+    match error {
+        WalArchiveError::BadName(_) => Exit::Input,
+        WalArchiveError::WrongSize { .. }
+        | WalArchiveError::WrongPosition { .. }
+        | WalArchiveError::OtherContent { .. }
+        | WalArchiveError::OtherCluster { .. } => Exit::Failed,
+        WalArchiveError::Source { .. }
+        | WalArchiveError::Damaged { .. }
+        | WalArchiveError::GaveUp { .. }
+        | WalArchiveError::Store(_)
+        | WalArchiveError::Catalog(_)
+        | WalArchiveError::Codec(_)
+        | WalArchiveError::Disk(_)
+        | WalArchiveError::Spool(_)
+        | WalArchiveError::Cancelled(_) => Exit::Other,
+    }
+}
+
+/// Never 1: to whoever waits for WAL that means the end of it, and only the store may say so.
+pub fn of_fetch(error: &WalArchiveError) -> Exit {
+    match error {
+        WalArchiveError::BadName(_) => Exit::Input,
+        WalArchiveError::Spool(_) => Exit::Network,
+        WalArchiveError::Source { .. }
+        | WalArchiveError::WrongSize { .. }
+        | WalArchiveError::WrongPosition { .. }
+        | WalArchiveError::OtherContent { .. }
+        | WalArchiveError::OtherCluster { .. }
+        | WalArchiveError::Damaged { .. }
+        | WalArchiveError::GaveUp { .. }
+        | WalArchiveError::Store(_)
+        | WalArchiveError::Catalog(_)
+        | WalArchiveError::Codec(_)
+        | WalArchiveError::Disk(_)
+        | WalArchiveError::Cancelled(_) => Exit::Other,
+    }
+}
+
+/// As [`of_push`], but no connection has its own code.
+pub fn of_check(error: &WalArchiveError) -> Exit {
+    match error {
+        WalArchiveError::Store(error) => of_store_when_testing(error),
+        error => of_push(error),
+    }
+}
+
+/// What is wrong with the choice or the place is 1, a store or disk that fails is 4 (and is
+/// tried again by CloudNativePG).
+pub fn of_restore(error: &RestoreError) -> Exit {
+    match error {
+        RestoreError::Catalog(error) => of_catalog(error),
+        RestoreError::Store(error) => of_store(error),
+        RestoreError::NoCandidate
+        | RestoreError::NotDone { .. }
+        | RestoreError::Tarballs(_)
+        | RestoreError::NotADirectory { .. }
+        | RestoreError::TargetNotEmpty { .. }
+        | RestoreError::OtherRestore { .. }
+        | RestoreError::Busy { .. }
+        | RestoreError::TablespaceNotEmpty { .. }
+        | RestoreError::TablespaceLocation { .. }
+        | RestoreError::NoSpace { .. }
+        | RestoreError::Incomplete { .. } => Exit::Failed,
+        RestoreError::EmptyArchive { .. }
+        | RestoreError::CurrentTimeline
+        | RestoreError::Snapshot { .. }
+        | RestoreError::SizeMismatch { .. }
+        | RestoreError::MissingObject { .. }
+        | RestoreError::Corrupt { .. }
+        | RestoreError::EscapingMember { .. }
+        | RestoreError::Disk { .. }
+        | RestoreError::Cancelled
+        | RestoreError::Worker(_)
+        | RestoreError::Thread(_) => Exit::Other,
     }
 }

@@ -6,7 +6,7 @@ use crate::command::environment::Environment;
 use crate::command::exit::Exit;
 use crate::command::log;
 use crate::command::program::Program;
-use crate::command::report::{self, Failure, LogFormat, Verbosity, Voice};
+use crate::command::report::{self, Failure, Verbosity, Voice};
 use crate::command::usage::{self, UsageError};
 use crate::command::version::BARMAN_VERSION;
 use clap::{Command, Parser};
@@ -24,7 +24,7 @@ pub struct Context {
 pub fn launch<A: Parser + CommonArgs>(
     program: Program,
     words: Vec<OsString>,
-    execute: fn(A, &Context) -> Result<(), Failure>,
+    execute: fn(A, &Context) -> Result<Exit, Failure>,
 ) -> Exit {
     let command = command_of::<A>(program);
     let words = match argv::sort(&command, words) {
@@ -44,7 +44,7 @@ pub fn launch<A: Parser + CommonArgs>(
     }
     let context = Context { environment: Environment::of_process(), voice };
     match execute(args, &context) {
-        Ok(()) => Exit::Success,
+        Ok(exit) => exit,
         Err(failure) => {
             context.voice.tell(&failure);
             failure.exit
@@ -54,10 +54,7 @@ pub fn launch<A: Parser + CommonArgs>(
 
 /// Prints `text` as the whole answer.
 pub fn answer(text: &str) -> Exit {
-    match report::print(text) {
-        Ok(()) => Exit::Success,
-        Err(failure) => failure.exit,
-    }
+    report::print(text).unwrap_or_else(|failure| failure.exit)
 }
 
 /// The clap command of a program, ready to be asked for its options.
@@ -94,6 +91,18 @@ fn refuse(command: &Command, error: &UsageError) -> Exit {
 
 fn voice_of(program: Program, args: &impl CommonArgs) -> Voice {
     let talk = args.talk();
-    let format = if args.own().log_format == "json" { LogFormat::Json } else { LogFormat::Text };
-    Voice::new(program, Verbosity::of_counts(talk.verbose, talk.quiet), format)
+    Voice::new(program, Verbosity::of_counts(talk.verbose, talk.quiet), args.own().log_format)
+}
+
+/// Reads a whole line, for tests of how arguments are resolved.
+#[cfg(test)]
+pub fn read<'a, A: Parser>(
+    program: Program,
+    words: impl IntoIterator<Item = &'a str>,
+) -> Result<A, UsageError> {
+    let command = command_of::<A>(program);
+    match argv::sort(&command, words.into_iter().map(OsString::from).collect())? {
+        Request::Run(words) => parse(&command, words.sorted),
+        other => panic!("the line asks for {other:?}"),
+    }
 }

@@ -8,8 +8,6 @@
 //! has its file; what commands share: `args` (options), `value` (what options are made of),
 //! `argv` (argparse's habits), `usage`, `report`, `log`, `exit`, `runtime`, `terminal`.
 
-#![expect(dead_code, reason = "arguments get their effect verb by verb")]
-
 mod args;
 mod argv;
 mod backup;
@@ -23,12 +21,17 @@ mod compatibility;
 mod deleting;
 mod environment;
 mod exit;
+mod failure;
 mod keeping;
 mod launch;
 mod listing;
 mod log;
+mod one_of;
+mod perform;
+mod place;
 mod program;
 mod python_json;
+mod recovery_time;
 mod report;
 mod restore;
 mod runtime;

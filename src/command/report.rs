@@ -119,14 +119,19 @@ impl Failure {
         failure
     }
 
-    pub fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+    pub fn detail_if_none(mut self, detail: Option<String>) -> Self {
+        self.detail = self.detail.or(detail);
         self
     }
 
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+    pub fn hint_if_none(mut self, hint: Option<String>) -> Self {
+        self.hint = self.hint.or(hint);
         self
+    }
+
+    /// Adds the next step, for a failure that is made where it is found.
+    pub fn hint(self, hint: impl Into<String>) -> Self {
+        self.hint_if_none(Some(hint.into()))
     }
 }
 
@@ -211,11 +216,11 @@ impl Voice {
 }
 
 /// Writes results to stdout. A reader that went away has what it wanted: no error.
-pub fn print(text: &str) -> Result<(), Failure> {
+pub fn print(text: &str) -> Result<Exit, Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Ok(()) => Ok(Exit::Success),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Exit::Success),
         Err(error) => {
             Err(Failure::new(Exit::Other, format!("could not write to standard output: {error}")))
         }

@@ -3,11 +3,26 @@
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
 use crate::command::exit::Exit;
 use crate::command::launch::Context;
+use crate::command::perform::{limits, now, perform, test};
+use crate::command::place::Place;
+use crate::command::recovery_time;
 use crate::command::report::Failure;
+use crate::command::runtime::Threads;
+use crate::command::terminal::{Progress, TerminalMonitor};
 use crate::command::usage::BEYOND_BARMAN;
-use crate::command::value::{self, ByteSize, TablespaceRule, TimelineTarget};
+use crate::command::value::{self, ByteSize, TimelineTarget};
+use crate::flow::Limits;
+use crate::monitor::Monitor;
+use crate::restore::{
+    self, RecoveryTarget, RestoreCounts, RestoreOptions, RestoreSelection, RestoreSummary,
+    TablespaceMapping, TargetPoint, TargetTimeline, Unfinished,
+};
 use clap::{Args, Parser};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use std::path::PathBuf;
+use std::sync::Arc;
+use tracing::{info, warn};
 
 /// The command line as typed.
 #[derive(Parser, Clone, Debug)]
@@ -26,8 +41,8 @@ pub struct RestoreArgs {
     #[arg(value_name = "recovery_dir")]
     pub recovery_dir: PathBuf,
     /// Restore a tablespace to another place; may be repeated
-    #[arg(long, value_name = "NAME:LOCATION", value_parser = TablespaceRule::parse)]
-    pub tablespace: Vec<TablespaceRule>,
+    #[arg(long, value_name = "NAME:LOCATION", value_parser = TablespaceMapping::parse)]
+    pub tablespace: Vec<TablespaceMapping>,
     /// With "auto": the timeline to recover to, a number, "current" or "latest"
     #[arg(long, value_name = "TIMELINE", value_parser = TimelineTarget::parse)]
     pub target_tli: Option<TimelineTarget>,
@@ -87,6 +102,170 @@ pub struct BeyondArgs {
 
 common_args!(RestoreArgs);
 
-pub fn run(_: RestoreArgs, _: &Context) -> Result<(), Failure> {
-    Err(Failure::new(Exit::Other, "this command is not part of this version yet"))
+/// Everything decided, nothing contacted.
+#[derive(Debug)]
+struct Resolved {
+    place: Place,
+    selection: RestoreSelection,
+    target: PathBuf,
+    options: RestoreOptions,
+    limits: Limits,
+    progress: Progress,
+}
+
+pub fn run(args: RestoreArgs, context: &Context) -> Result<Exit, Failure> {
+    refuse_snapshots(&args.snapshot)?;
+    let only_test = args.talk.test;
+    let resolved = resolve(args, now())?;
+    if only_test {
+        return test(&resolved.place);
+    }
+    let Resolved { place, selection, target, options, limits, progress } = resolved;
+    let catalog = place.catalog()?;
+    let monitor: Arc<dyn Monitor> = Arc::new(TerminalMonitor::new(&context.voice, progress));
+    let summary = perform(Threads::PerCore, async |cancel| {
+        let restored =
+            restore::restore(&catalog, &selection, &target, &options, &limits, &monitor, &cancel);
+        Ok(restored.await?)
+    })?;
+    let RestoreSummary { backup_id, target, counts, .. } = summary;
+    let RestoreCounts { tarballs, files, cluster_bytes, .. } = counts;
+    info!(%backup_id, target = %target.display(), tarballs, files, cluster_bytes, "restored");
+    Ok(Exit::Success)
+}
+
+fn resolve(args: RestoreArgs, now: Timestamp) -> Result<Resolved, Failure> {
+    let place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
+    let selection = selection_of(&args)?;
+    let options = RestoreOptions {
+        now,
+        tablespaces: args.tablespace,
+        unfinished: match args.beyond.allow_incomplete {
+            true => Unfinished::Restore,
+            false => Unfinished::Refuse,
+        },
+    };
+    let limits = limits(args.beyond.jobs, args.beyond.max_memory);
+    let progress = Progress::unless(args.beyond.no_progress);
+    Ok(Resolved { place, selection, target: args.recovery_dir, options, limits, progress })
+}
+
+fn selection_of(args: &RestoreArgs) -> Result<RestoreSelection, Failure> {
+    let targeted =
+        args.target_tli.is_some() || args.target_time.is_some() || args.target_lsn.is_some();
+    if args.backup_id != "auto" {
+        if targeted {
+            warn!("recovery targets have no effect unless the backup is \"auto\"");
+        }
+        return Ok(RestoreSelection::Named(args.backup_id.clone()));
+    }
+    let timeline = match args.target_tli {
+        None => TargetTimeline::Any,
+        Some(TimelineTarget::Timeline(timeline)) => TargetTimeline::Number(timeline),
+        Some(TimelineTarget::Latest) => TargetTimeline::Latest,
+        Some(TimelineTarget::Current) => TargetTimeline::Current,
+    };
+    // Not usage errors, for Barman looks at them later: 4.
+    let refused = |option: &str, reason: String| {
+        Failure::new(Exit::Other, format!("option {option}: {reason}"))
+    };
+    let point = match (&args.target_time, &args.target_lsn) {
+        (Some(text), _) => match recovery_time::parse(text, &TimeZone::system()) {
+            Some(time) => TargetPoint::Time(time),
+            None => {
+                return Err(refused("--target-time", format!("\"{text}\" is not a time"))
+                    .hint("Write it like \"2026-11-20 10:00:00+00\"."));
+            }
+        },
+        (None, Some(text)) => match text.parse() {
+            Ok(lsn) => TargetPoint::Lsn(lsn),
+            Err(_) => {
+                return Err(refused("--target-lsn", format!("\"{text}\" is not an LSN"))
+                    .hint("Write it like \"0/3000148\"."));
+            }
+        },
+        (None, None) => TargetPoint::EndOfArchive,
+    };
+    Ok(RestoreSelection::Auto(RecoveryTarget { timeline, point }))
+}
+
+fn refuse_snapshots(args: &SnapshotRecoveryArgs) -> Result<(), Failure> {
+    if args.snapshot_recovery_instance.is_some() {
+        let message = "snapshot backups are not supported by this version";
+        return Err(Failure::new(Exit::Other, message));
+    }
+    let others = [
+        ("--aws-region", args.aws_region.is_some()),
+        ("--gcp-zone", args.gcp_zone.is_some()),
+        ("--azure-resource-group", args.azure_resource_group.is_some()),
+    ];
+    for (option, _) in others.into_iter().filter(|(_, given)| *given) {
+        warn!("option {option} has no effect without --snapshot-recovery-instance");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::command::exit::Exit;
+    use crate::command::launch::read;
+    use crate::command::program::Program;
+    use crate::command::report::Failure;
+    use crate::command::restore::{Resolved, resolve};
+    use crate::restore::{
+        RecoveryTarget, RestoreSelection, TargetPoint, TargetTimeline, Unfinished,
+    };
+    use crate::wal::{Lsn, TimelineId};
+
+    fn resolved(words: &[&str]) -> Result<Resolved, Failure> {
+        let words = ["s3://b", "main"].into_iter().chain(words.iter().copied());
+        let args = read(Program::Restore, words).expect("args");
+        resolve(args, "2026-11-20T23:58:32Z".parse().expect("time"))
+    }
+
+    fn selection(words: &[&str]) -> RestoreSelection {
+        resolved(words).expect("resolved").selection
+    }
+
+    #[test]
+    fn a_named_backup_ignores_recovery_targets() {
+        let selection = selection(&["--target-time", "nonsense", "last", "/x"]);
+        assert_eq!(selection, RestoreSelection::Named("last".into()));
+    }
+
+    #[test]
+    fn auto_takes_timeline_and_point() {
+        let auto = |timeline, point| RestoreSelection::Auto(RecoveryTarget { timeline, point });
+        let two = TargetTimeline::Number(TimelineId::new(2).expect("2"));
+        assert_eq!(
+            selection(&["auto", "/x"]),
+            auto(TargetTimeline::Any, TargetPoint::EndOfArchive)
+        );
+        assert_eq!(
+            selection(&["--target-tli=2", "--target-lsn=1/0", "auto", "/x"]),
+            auto(two, TargetPoint::Lsn(Lsn::new(1 << 32)))
+        );
+        assert_eq!(
+            selection(&["--target-tli=latest", "--target-time=2026-01-01 00:00:00Z", "auto", "/x"]),
+            auto(
+                TargetTimeline::Latest,
+                TargetPoint::Time("2026-01-01T00:00:00Z".parse().expect("time"))
+            )
+        );
+    }
+
+    #[test]
+    fn a_point_that_is_none_exits_4() {
+        for option in ["--target-time=x", "--target-lsn=x"] {
+            let refused = resolved(&[option, "auto", "/x"]).expect_err("refused");
+            assert_eq!(refused.exit, Exit::Other, "{option}");
+        }
+    }
+
+    #[test]
+    fn incomplete_backups_need_a_word() {
+        let unfinished = |words: &[&str]| resolved(words).expect("resolved").options.unfinished;
+        assert_eq!(unfinished(&["last", "/x"]), Unfinished::Refuse);
+        assert_eq!(unfinished(&["--allow-incomplete", "last", "/x"]), Unfinished::Restore);
+    }
 }

@@ -1,4 +1,4 @@
-//! Progress on a terminal: bars with rate and remaining time; a line per phase elsewhere.
+//! Progress on a terminal: bars with rate and remaining time; a log line per phase elsewhere.
 
 use crate::command::report::Voice;
 use crate::monitor::{Metric, Monitor, Phase};
@@ -15,7 +15,15 @@ pub enum Progress {
     Never,
 }
 
-/// Shows a verb's counts.
+impl Progress {
+    /// As `--no-progress` says.
+    pub fn unless(no_progress: bool) -> Self {
+        if no_progress { Self::Never } else { Self::OnTerminal }
+    }
+}
+
+/// Shows a verb's counts: a line for bytes of the cluster, one for bytes of the store. Either
+/// has a bar once its total is known.
 #[derive(Debug)]
 pub struct TerminalMonitor {
     cluster: ProgressBar,
@@ -25,29 +33,31 @@ pub struct TerminalMonitor {
     phase: Mutex<Option<(Phase, Instant)>>,
 }
 
+const OPEN_ENDED: &str = "{prefix:>8}  {binary_bytes}  {binary_bytes_per_sec}  {msg}";
+const WITH_TOTAL: &str = "{prefix:>8} [{bar:30}] {percent:>3}%  {binary_bytes} of \
+                          {binary_total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}";
+
 impl TerminalMonitor {
-    /// Adds two bars to those of `voice`: bytes of the cluster, bytes of the store.
     pub fn new(voice: &Voice, progress: Progress) -> Self {
-        let bar = |template: &str| match progress {
+        let bar = |prefix: &'static str| match progress {
             Progress::Never => ProgressBar::hidden(),
-            Progress::OnTerminal => {
-                voice.bars().add(ProgressBar::no_length()).with_style(style(template))
-            }
+            Progress::OnTerminal => voice
+                .bars()
+                .add(ProgressBar::no_length().with_style(style(OPEN_ENDED)).with_prefix(prefix)),
         };
-        let monitor = Self {
-            cluster: bar(
-                "{msg:>22} [{bar:30}] {percent:>3}%  {binary_bytes} of {binary_total_bytes}  \
-                 {binary_bytes_per_sec}  {eta} left",
-            ),
-            stored: bar("{msg:>22}  {binary_bytes}  {binary_bytes_per_sec}"),
+        let (cluster, stored) = (bar("cluster"), bar("store"));
+        for bar in [&cluster, &stored] {
+            if !bar.is_hidden() {
+                bar.enable_steady_tick(Duration::from_millis(200));
+            }
+        }
+        Self {
+            cluster,
+            stored,
             tarballs: AtomicU64::new(0),
             tarballs_expected: AtomicU64::new(0),
             phase: Mutex::new(None),
-        };
-        if !monitor.cluster.is_hidden() {
-            monitor.cluster.enable_steady_tick(Duration::from_millis(200));
         }
-        monitor
     }
 
     fn show_tarballs(&self) {
@@ -58,36 +68,43 @@ impl TerminalMonitor {
             _ => format!("{done} of {expected} tarballs"),
         });
     }
+
+    fn clear(&self) {
+        self.cluster.finish_and_clear();
+        self.stored.finish_and_clear();
+    }
 }
 
 impl Monitor for TerminalMonitor {
     fn phase(&self, phase: Phase) {
-        self.cluster.set_message(words(phase));
-        let now = Instant::now();
         let before = match self.phase.lock() {
-            Ok(mut current) => current.replace((phase, now)),
+            Ok(mut current) => current.replace((phase, Instant::now())),
             Err(_) => None,
         };
         if let Some((phase, begun)) = before {
             info!(phase = words(phase), seconds = begun.elapsed().as_secs_f64(), "phase done");
         }
         if phase == Phase::Done {
-            self.cluster.finish_and_clear();
-            self.stored.finish_and_clear();
+            self.clear();
         } else {
+            self.cluster.set_message(words(phase));
             info!(phase = words(phase), "phase begins");
         }
     }
 
     fn expect(&self, metric: Metric, total: u64) {
-        match metric {
-            Metric::ClusterBytes => self.cluster.set_length(total),
+        let bar = match metric {
+            Metric::ClusterBytes => &self.cluster,
+            Metric::StoredBytes => &self.stored,
             Metric::Tarballs => {
                 self.tarballs_expected.store(total, Ordering::Relaxed);
                 self.show_tarballs();
+                return;
             }
-            Metric::StoredBytes | Metric::Files => {}
-        }
+            Metric::Files => return,
+        };
+        bar.set_length(total);
+        bar.set_style(style(WITH_TOTAL));
     }
 
     fn add(&self, metric: Metric, amount: u64) {
@@ -106,8 +123,7 @@ impl Monitor for TerminalMonitor {
 /// A failed command leaves no half bar above its error.
 impl Drop for TerminalMonitor {
     fn drop(&mut self) {
-        self.cluster.finish_and_clear();
-        self.stored.finish_and_clear();
+        self.clear();
     }
 }
 
@@ -126,5 +142,35 @@ fn words(phase: Phase) -> &'static str {
         Phase::Extracting => "extracting",
         Phase::Syncing => "syncing",
         Phase::Done => "done",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::command::program::Program;
+    use crate::command::report::{LogFormat, Verbosity, Voice};
+    use crate::command::terminal::{OPEN_ENDED, Progress, TerminalMonitor, WITH_TOTAL, style};
+    use crate::monitor::{Metric, Monitor, Phase};
+
+    #[test]
+    fn the_templates_are_well_formed() {
+        style(OPEN_ENDED);
+        style(WITH_TOTAL);
+    }
+
+    #[test]
+    fn counts_add_up_and_totals_make_bars() {
+        let voice = Voice::new(Program::Backup, Verbosity::Silent, LogFormat::Text);
+        let monitor = TerminalMonitor::new(&voice, Progress::Never);
+        monitor.phase(Phase::CopyingFiles);
+        monitor.expect(Metric::ClusterBytes, 100);
+        monitor.expect(Metric::Tarballs, 2);
+        monitor.add(Metric::ClusterBytes, 40);
+        monitor.add(Metric::ClusterBytes, 2);
+        monitor.add(Metric::Tarballs, 1);
+        assert_eq!((monitor.cluster.position(), monitor.cluster.length()), (42, Some(100)));
+        assert_eq!(monitor.stored.message(), "1 of 2 tarballs");
+        monitor.phase(Phase::Done);
+        assert!(monitor.cluster.is_finished());
     }
 }

@@ -5,9 +5,9 @@
 
 use crate::catalog::BackupId;
 use crate::codec::CompressionLevel;
+use crate::wal::TimelineId;
 use std::fmt;
 use std::num::NonZeroU64;
-use std::path::PathBuf;
 
 /// Why a value was refused; completes `argument --x: `.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -104,6 +104,11 @@ fn integer(text: &str, min: i64, max: i64) -> Result<i64, ValueError> {
 pub fn positive(text: &str) -> Result<u32, ValueError> {
     let number = integer(text, 1, i64::from(u32::MAX))?;
     u32::try_from(number).map_err(|_| ValueError(format!("{number} is too large")))
+}
+
+/// A timeline: an integer from 1.
+pub fn timeline(text: &str) -> Result<TimelineId, ValueError> {
+    TimelineId::new(positive(text)?).map_err(|error| ValueError(error.to_string()))
 }
 
 /// An integer from 0.
@@ -239,28 +244,10 @@ impl fmt::Display for BackupName {
     }
 }
 
-/// Where a tablespace shall be restored to, by name. Split at the first colon.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TablespaceRule {
-    pub name: String,
-    pub location: PathBuf,
-}
-
-impl TablespaceRule {
-    pub fn parse(text: &str) -> Result<Self, ValueError> {
-        match text.split_once(':') {
-            Some((name, location)) if !name.is_empty() && !location.is_empty() => {
-                Ok(Self { name: name.into(), location: location.into() })
-            }
-            _ => refused(format!("\"{text}\" is not of the form NAME:LOCATION")),
-        }
-    }
-}
-
 /// The word of `--target-tli`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimelineTarget {
-    Number(u32),
+    Timeline(TimelineId),
     Current,
     Latest,
 }
@@ -270,8 +257,8 @@ impl TimelineTarget {
         match text {
             "current" => Ok(Self::Current),
             "latest" => Ok(Self::Latest),
-            number => match positive(number) {
-                Ok(number) => Ok(Self::Number(number)),
+            number => match timeline(number) {
+                Ok(timeline) => Ok(Self::Timeline(timeline)),
                 Err(_) => {
                     refused(format!("\"{text}\" is neither a timeline, \"current\" nor \"latest\""))
                 }
@@ -325,9 +312,10 @@ pub fn lock_expiration(text: &str) -> Result<jiff::Timestamp, ValueError> {
 mod tests {
     use crate::codec::CompressionLevel;
     use crate::command::value::{
-        BackupName, ByteSize, TablespaceRule, Tag, TimelineTarget, compression_level,
-        lock_expiration, non_negative, positive,
+        BackupName, ByteSize, Tag, TimelineTarget, compression_level, lock_expiration,
+        non_negative, positive,
     };
+    use crate::wal::TimelineId;
 
     /// Every line was run through Barman 3.19.1's own check.
     #[test]
@@ -441,18 +429,10 @@ mod tests {
     }
 
     #[test]
-    fn tablespace_rules_split_at_the_first_colon() {
-        let rule = TablespaceRule::parse("a:/b:c").expect("rule");
-        assert_eq!((rule.name.as_str(), rule.location.to_str()), ("a", Some("/b:c")));
-        for text in ["", "a", "a:", ":b"] {
-            assert!(TablespaceRule::parse(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn timeline_targets_are_numbers_or_two_words() {
         assert_eq!(TimelineTarget::parse("latest"), Ok(TimelineTarget::Latest));
-        assert_eq!(TimelineTarget::parse(" 1"), Ok(TimelineTarget::Number(1)));
+        let one = TimelineId::new(1).expect("1");
+        assert_eq!(TimelineTarget::parse(" 1"), Ok(TimelineTarget::Timeline(one)));
         for text in ["0", "CURRENT", "Latest", "-1", "x"] {
             assert!(TimelineTarget::parse(text).is_err(), "{text}");
         }

@@ -1,14 +1,22 @@
 //! `barman-cloud-wal-archive`: arguments, their resolution, the run.
 
-use crate::codec::CompressionLevel;
+use crate::codec::{Compression, CompressionLevel};
 use crate::command::args::{
     AzureUploadArgs, CloudArgs, EncryptionArgs, OwnArgs, STORE, TagArgs, TalkArgs, common_args,
 };
-use crate::command::exit::Exit;
+use crate::command::environment::Environment;
+use crate::command::exit::{self, Exit};
 use crate::command::launch::Context;
+use crate::command::perform::{perform, test};
+use crate::command::place::Place;
 use crate::command::report::Failure;
+use crate::command::runtime::Threads;
 use crate::command::usage::BEYOND_BARMAN;
 use crate::command::value::{self, Tag};
+use crate::hook;
+use crate::monitor::Silent;
+use crate::wal::WalFileName;
+use crate::wal_archive::{self, OtherContent, PushOptions};
 use clap::{ArgGroup, Parser};
 use std::path::PathBuf;
 
@@ -75,6 +83,137 @@ pub struct WalArchiveArgs {
 
 common_args!(WalArchiveArgs);
 
-pub fn run(_: WalArchiveArgs, _: &Context) -> Result<(), Failure> {
-    Err(Failure::new(Exit::Other, "this command is not part of this version yet"))
+/// Everything decided, nothing contacted.
+#[derive(Debug)]
+struct Resolved {
+    place: Place,
+    path: PathBuf,
+    options: PushOptions,
+}
+
+pub fn run(args: WalArchiveArgs, context: &Context) -> Result<Exit, Failure> {
+    let only_test = args.talk.test;
+    let Resolved { place, path, options } = resolve(args, &context.environment)?;
+    if only_test {
+        return test(&place);
+    }
+    let catalog = place.catalog()?;
+    perform(Threads::One, async |cancel| {
+        let pushed = wal_archive::push(&path, &catalog, &options, &Silent, &cancel).await;
+        pushed.map_err(|error| Failure::of_wal(&error, exit::of_push))
+    })?;
+    Ok(Exit::Success)
+}
+
+fn resolve(args: WalArchiveArgs, environment: &Environment) -> Result<Resolved, Failure> {
+    let path = path_of(&args, environment)?;
+    // Before anything else, as Barman does: a wrong name is wrong under --test too.
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+    WalFileName::parse(&name).map_err(|error| Failure::of_error(Exit::Input, &error))?;
+    let mut place =
+        Place::resolve(&args.destination_url, &args.server_name, &args.cloud, &args.own)?
+            .encrypted(args.encryption.clone())?;
+    place.options.azure_blocks = args.azure_upload.blocks();
+    let pairs = |tags: Vec<Tag>| tags.into_iter().map(Into::into).collect::<Vec<_>>();
+    let history_tags = TagArgs { tags: args.history_tags.clone(), tag: args.history_tag.clone() };
+    let history_tags = history_tags.into_tags();
+    let options = PushOptions {
+        compression: compression_of(&args).map(|algorithm| (algorithm, args.compression_level)),
+        tags: pairs(args.tags.into_tags()),
+        history_tags: (!history_tags.is_empty()).then(|| pairs(history_tags)),
+        other_content: match args.allow_overwrite {
+            true => OtherContent::Overwrite,
+            false => OtherContent::Refuse,
+        },
+    };
+    Ok(Resolved { place, path, options })
+}
+
+/// The file that Barman names when it calls us as a hook script, else the one on the command
+/// line.
+fn path_of(args: &WalArchiveArgs, environment: &Environment) -> Result<PathBuf, Failure> {
+    let lookup = |name: &str| environment.get(name).map(Into::into);
+    let hook = hook::wal_hook(&lookup).map_err(|error| {
+        Failure::of_error(exit::of_wal_hook(&error), &error).hint_if_none(error.hint())
+    })?;
+    hook.map(|hook| hook.file).or_else(|| args.wal_path.clone()).ok_or_else(|| {
+        Failure::new(Exit::Failed, "no WAL file was named")
+            .hint("wal_path can be left out only in a hook script of a Barman server.")
+    })
+}
+
+fn compression_of(args: &WalArchiveArgs) -> Option<Compression> {
+    [
+        (args.gzip, Compression::Gzip),
+        (args.bzip2, Compression::Bzip2),
+        (args.xz, Compression::Xz),
+        (args.snappy, Compression::Snappy),
+        (args.zstd, Compression::Zstd),
+        (args.lz4, Compression::Lz4),
+    ]
+    .into_iter()
+    .find_map(|(chosen, compression)| chosen.then_some(compression))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::codec::{Compression, CompressionLevel};
+    use crate::command::environment::Environment;
+    use crate::command::exit::Exit;
+    use crate::command::launch::read;
+    use crate::command::program::Program;
+    use crate::command::report::Failure;
+    use crate::command::wal_archive::{Resolved, resolve};
+    use crate::wal_archive::OtherContent;
+    use std::path::Path;
+
+    const SEGMENT: &str = "/pg_wal/000000010000000000000001";
+
+    fn resolved(words: &[&str], variables: &[(&str, &str)]) -> Result<Resolved, Failure> {
+        let args = read(Program::WalArchive, words.iter().copied()).expect("args");
+        resolve(args, &Environment::of(variables.iter().copied()))
+    }
+
+    #[test]
+    fn options_reach_the_push() {
+        let words = ["--xz", "--compression-level=-5", "--tags", "a,b", "c,d", "--history-tag"];
+        let words = [&words[..], &["e,f", "--max-block-size=1MB", "s3://b", "main", SEGMENT]];
+        let Resolved { place, path, options } = resolved(&words.concat(), &[]).expect("resolved");
+        assert_eq!(path, Path::new(SEGMENT));
+        assert_eq!(options.compression, Some((Compression::Xz, CompressionLevel::Number(-5))));
+        assert_eq!((options.tags.len(), options.history_tags.map(|tags| tags.len())), (2, Some(1)));
+        assert_eq!(options.other_content, OtherContent::Refuse);
+        let blocks = place.options.azure_blocks;
+        assert_eq!((blocks.block_max_bytes, blocks.single_put_max_bytes), (1 << 20, 64 << 20));
+    }
+
+    #[test]
+    fn history_files_have_the_other_tags_unless_they_have_their_own() {
+        let resolved = resolved(&["--tag=a,b", "s3://b", "main", SEGMENT], &[]).expect("resolved");
+        assert_eq!(resolved.options.history_tags, None);
+    }
+
+    #[test]
+    fn a_hook_names_the_file_and_wins_over_the_command_line() {
+        let hook = [
+            ("BARMAN_HOOK", "archive_retry_script"),
+            ("BARMAN_PHASE", "pre"),
+            ("BARMAN_FILE", "/x/000000010000000000000002"),
+        ];
+        for words in [&["s3://b", "main"][..], &["s3://b", "main", SEGMENT]] {
+            let resolved = resolved(words, &hook).expect("resolved");
+            assert_eq!(resolved.path, Path::new("/x/000000010000000000000002"));
+        }
+        let refused = resolved(&["s3://b", "main"], &hook[..2]).expect_err("no file");
+        assert_eq!(refused.exit, Exit::Failed);
+    }
+
+    #[test]
+    fn no_file_is_1_and_a_wrong_name_is_3() {
+        let exit = |words: &[&str]| resolved(words, &[]).expect_err("refused").exit;
+        assert_eq!(exit(&["s3://b", "main"]), Exit::Failed);
+        assert_eq!(exit(&["s3://b", "main", "/pg_wal/x"]), Exit::Input);
+        assert_eq!(exit(&["s3://b", "main", "/"]), Exit::Input);
+        assert_eq!(exit(&["b", "main", SEGMENT]), Exit::Other);
+    }
 }

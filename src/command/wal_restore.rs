@@ -1,12 +1,19 @@
 //! `barman-cloud-wal-restore`: arguments, their resolution, the run.
 
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
-use crate::command::exit::Exit;
+use crate::command::exit::{self, Exit};
 use crate::command::launch::Context;
+use crate::command::perform::{perform, small_limits, test};
+use crate::command::place::Place;
 use crate::command::report::Failure;
+use crate::command::runtime::Threads;
 use crate::command::value;
+use crate::monitor::Silent;
+use crate::wal::WalFileName;
+use crate::wal_archive::{self, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions};
 use clap::Parser;
 use std::path::PathBuf;
+use tracing::info;
 
 /// The command line as typed.
 #[derive(Parser, Clone, Debug)]
@@ -42,6 +49,40 @@ pub struct WalRestoreArgs {
 
 common_args!(WalRestoreArgs);
 
-pub fn run(_: WalRestoreArgs, _: &Context) -> Result<(), Failure> {
-    Err(Failure::new(Exit::Other, "this command is not part of this version yet"))
+pub fn run(args: WalRestoreArgs, _: &Context) -> Result<Exit, Failure> {
+    // Before anything else, as Barman does: a wrong name is wrong under --test too.
+    let name = WalFileName::parse(&args.wal_name)
+        .map_err(|error| Failure::of_error(Exit::Input, &error))?;
+    let place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
+    if args.talk.test {
+        return test(&place);
+    }
+    let options = options_of(&args, &place);
+    let catalog = place.catalog()?;
+    let (destination, limits) = (&args.wal_dest, small_limits());
+    let outcome = perform(Threads::One, async |cancel| {
+        wal_archive::fetch(&name, destination, &catalog, &options, &limits, &Silent, &cancel)
+            .await
+            .map_err(|error| Failure::of_wal(&error, exit::of_fetch))
+    })?;
+    match outcome {
+        FetchOutcome::Delivered => Ok(Exit::Success),
+        FetchOutcome::NotThere => {
+            // Recovery asks for what may not exist; its log is no place for an error.
+            info!(wal = %name, "the WAL file is not in the archive");
+            Ok(Exit::Failed)
+        }
+    }
+}
+
+fn options_of(args: &WalRestoreArgs, place: &Place) -> FetchOptions {
+    FetchOptions {
+        partial: match args.no_partial {
+            true => PartialSegments::Refuse,
+            false => PartialSegments::Accept,
+        },
+        // Negative numbers mean no prefetch, as with Barman.
+        prefetch: usize::try_from(args.parallel).unwrap_or(0),
+        spool: SpoolOptions { directory: args.spool_dir.clone(), scope: place.scope() },
+    }
 }

@@ -4,6 +4,7 @@
 //! started by hand, a test whose emulator or Barman is missing says so on stderr and passes
 //! (in CI it fails).
 
+mod cli;
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;

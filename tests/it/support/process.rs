@@ -1,7 +1,7 @@
 //! Running a command to its end.
 
 use std::fmt;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -65,15 +65,25 @@ pub fn run(command: &mut Command) -> Outcome {
 /// Starts a command with closed stdin; its output is collected meanwhile.
 pub fn spawn(command: &mut Command) -> Running {
     let line = format!("{command:?}");
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = start(command).unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
     let stdout = collect(child.stdout.take().expect("piped"));
     let stderr = collect(child.stderr.take().expect("piped"));
     Running { child, command: line, started: Instant::now(), stdout, stderr }
+}
+
+/// A test that forks while another one copies our program holds the copy open for writing until
+/// its own program runs: the copy cannot be started in that moment, but right after it.
+fn start(command: &mut Command) -> std::io::Result<Child> {
+    for _ in 0..100 {
+        match command.spawn() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            started => return started,
+        }
+    }
+    command.spawn()
 }
 
 impl Running {

@@ -9,6 +9,7 @@ use crate::catalog::CatalogError;
 use crate::hook::HookError;
 use crate::postgres::PostgresError;
 use crate::restore::RestoreError;
+use crate::retention::RetentionError;
 use crate::store::{StoreError, StoreErrorKind};
 use crate::wal_archive::WalArchiveError;
 use std::process::ExitCode;
@@ -90,6 +91,7 @@ pub fn of_catalog(error: &CatalogError) -> Exit {
         CatalogError::Store(error) => of_store(error),
         CatalogError::AbsentBackup { .. }
         | CatalogError::NotDone { .. }
+        | CatalogError::Incomplete(_)
         | CatalogError::OtherCluster { .. }
         | CatalogError::WrittenOtherwise { .. }
         | CatalogError::NoFreeId { .. } => Exit::Failed,
@@ -128,6 +130,21 @@ pub fn of_backup(error: &BackupError) -> Exit {
         | BackupError::WalMissing { .. }
         | BackupError::TimelineChanged { .. }
         | BackupError::Cancelled => Exit::Failed,
+    }
+}
+
+/// What stands in the way of a deletion is 1, and so is WAL that could not be judged or deleted.
+pub fn of_retention(error: &RetentionError) -> Exit {
+    match error {
+        RetentionError::Catalog(error) => of_catalog(error),
+        RetentionError::Kept { .. }
+        | RetentionError::MinimumRedundancy { .. }
+        | RetentionError::HasChild { .. }
+        | RetentionError::Locked { .. }
+        | RetentionError::WalUnknown { .. }
+        | RetentionError::Unreadable { .. }
+        | RetentionError::NotDeleted { .. } => Exit::Failed,
+        RetentionError::Snapshots { .. } | RetentionError::Cancelled(_) => Exit::Other,
     }
 }
 

@@ -7,6 +7,7 @@ use crate::command::exit::Exit;
 use crate::command::report::Failure;
 use crate::postgres::PostgresError;
 use crate::restore::RestoreError;
+use crate::retention::RetentionError;
 use crate::store::StoreError;
 use crate::wal_archive::WalArchiveError;
 
@@ -50,6 +51,12 @@ impl From<BackupError> for Failure {
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
         Self::of_error(exit::of_restore(&error), &error).hint_if_none(error.hint())
+    }
+}
+
+impl From<RetentionError> for Failure {
+    fn from(error: RetentionError) -> Self {
+        Self::of_error(exit::of_retention(&error), &error).hint_if_none(error.hint())
     }
 }
 

@@ -245,8 +245,7 @@ fn a_missing_bucket_is_told_by_test_and_not_created() {
             _ => vec!["-t", &url, "main", SEGMENT, "/nonexistent/x"],
         }
     };
-    // Deleting comes with its verb.
-    for name in PROGRAMS.into_iter().filter(|name| *name != "barman-cloud-backup-delete") {
+    for name in PROGRAMS {
         let mut words = line(name);
         words.retain(|word| !word.is_empty());
         let exit = if name == "barman-cloud-check-wal-archive" { 0 } else { 1 };
@@ -275,6 +274,21 @@ fn an_empty_archive_lists_shows_and_fetches_nothing() {
     assert_eq!(status.ok(), "Keep: nokeep\n");
     ours("barman-cloud-backup-keep", &["--target=full", &url, "main", "20260101T000000"]).exits(4);
     ours("barman-cloud-backup-keep", &["--release", &url, "main", "20260101T000000"]).exits(0);
+    let delete = |options: &[&str]| {
+        let words = [options, &[url.as_str(), "main"]].concat();
+        ours("barman-cloud-backup-delete", &words)
+    };
+    for options in [
+        &["-b", "20260101T000000"][..],
+        &["-b", ""],
+        &["--retention-policy="],
+        &["-r", "REDUNDANCY 1"],
+        &["-r", "RECOVERY WINDOW OF 7 DAYS", "--dry-run"],
+    ] {
+        assert_eq!(delete(options).ok(), "");
+    }
+    delete(&["-b", "nobody"]).exits(4);
+    delete(&["-r", "7days"]).exits(3).says("is not a retention policy");
     let spool = folder.folder.path().join("spool").display().to_string();
     let fetch = |name: &str| {
         let destination = folder.folder.path().join("fetched").display().to_string();

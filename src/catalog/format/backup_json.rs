@@ -315,6 +315,17 @@ mod tests {
     }
 
     #[test]
+    fn no_digit_of_a_duration_is_lost() {
+        let mut record = record();
+        for nanoseconds in 0..1000u32 {
+            let seconds = f64::from(nanoseconds) * 1.000_7e-3;
+            record.info.copy_stats = Some(json!({ "copy_time": seconds }));
+            let read = backup_json::parse(&backup_json::print(&record)).expect("readable");
+            assert_eq!(read.info.copy_stats, record.info.copy_stats);
+        }
+    }
+
+    #[test]
     fn unknown_keys_are_kept() {
         let mut value: serde_json::Value =
             serde_json::from_slice(&backup_json::print(&record())).expect("json");

@@ -3,9 +3,10 @@
 use crate::catalog::annotations::Elsewhere;
 use crate::catalog::backup::time_of;
 use crate::catalog::format::{backup_info, backup_json, side_json};
+use crate::catalog::tarballs::recorded_tarballs;
 use crate::catalog::{
     Backup, BackupId, BackupInfo, BackupSelector, BackupStatus, CatalogError, CatalogListing, Keep,
-    Layout, Leftover, SelectError, StartedRecord, UnreadableBackup,
+    Layout, Leftover, SelectError, StartedRecord, TarballError, UnreadableBackup,
 };
 use crate::flow::Limits;
 use crate::store::{ListEntry, Store};
@@ -189,7 +190,10 @@ impl Catalog {
         }
         let sweepable = match there(BACKUP_JSON) {
             // Barman deleted a backup of ours, or its publication broke off.
-            Some(record) => now.duration_since(record.modified) > PUBLICATION_MAX,
+            Some(record) => {
+                now.duration_since(record.modified) > PUBLICATION_MAX
+                    || self.lost_tarballs(&id, &objects).await?
+            }
             // Folders without a trace of ours are somebody else's.
             None if there(STARTED_JSON).is_some() && untouched_for <= ABANDONED_AFTER => {
                 return self.read_started(id, objects).await;
@@ -231,6 +235,20 @@ impl Catalog {
                 Folder::Unreadable(Box::new(UnreadableBackup { id, object, reason, objects, keep }))
             }
         })
+    }
+
+    /// Whether a backup whose `backup.info` is not there has lost tarballs too: then it was
+    /// deleted. One that is just being published has all of them.
+    async fn lost_tarballs(
+        &self,
+        id: &BackupId,
+        objects: &[ListEntry],
+    ) -> Result<bool, CatalogError> {
+        let key = self.layout.backup_object(id, BACKUP_JSON);
+        let Some(content) = self.store.get(&key).await? else { return Ok(false) };
+        let Ok(record) = parse_record(id, &content) else { return Ok(false) };
+        let found = recorded_tarballs(id, objects, &record.tarballs);
+        Ok(matches!(found, Err(TarballError::Missing { .. })))
     }
 
     /// One of ours that runs: `started.json` is its only trace.

@@ -160,6 +160,7 @@ mod tests {
         CatalogError, StartedRecord, TarballRecord,
     };
     use crate::pgdata::SystemIdentifier;
+    use crate::store::ObjectKey;
     use crate::wal::{SegmentSize, TimelineId};
     use jiff::Timestamp;
 
@@ -280,6 +281,36 @@ mod tests {
         assert!(keys(catalog.store()).await.is_empty());
         write(catalog.store(), &format!("p/main/base/{id}/data.tar"), "abc").await;
         catalog.publish(&record).await.expect("publishes");
+    }
+
+    #[tokio::test]
+    async fn what_barman_deleted_of_ours_is_a_leftover_at_once_and_a_publication_is_not() {
+        let catalog = empty_catalog();
+        let id = BackupId::parse("20261120T120000").expect("id");
+        let mut record = record(&id, BackupStatus::Done);
+        let tarball = format!("p/main/base/{id}/data.tar");
+        write(catalog.store(), &tarball, "abc").await;
+        record.tarballs.push(TarballRecord {
+            name: "data.tar".into(),
+            stored_bytes: 3,
+            raw_bytes: 3,
+            members: 1,
+            sha256: String::new(),
+        });
+        catalog.publish(&record).await.expect("publishes");
+        let delete = async |key: String| {
+            let keys = vec![ObjectKey::parse(&key).expect("key")];
+            for (_, answer) in catalog.store().delete(keys).await {
+                answer.expect("memory");
+            }
+        };
+        delete(format!("p/main/base/{id}/backup.info")).await;
+        let listing = catalog.load(&limits(), now()).await.expect("loads");
+        assert!(listing.backups.is_empty() && listing.leftovers.is_empty());
+        delete(tarball).await;
+        let listing = catalog.load(&limits(), now()).await.expect("loads");
+        assert!(listing.backups.is_empty());
+        assert_eq!(listing.leftovers.len(), 1);
     }
 
     #[tokio::test]

@@ -243,3 +243,92 @@ pub fn of_restore(error: &RestoreError) -> Exit {
         | RestoreError::Thread(_) => Exit::Other,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::command::exit::{Exit, of_check, of_fetch, of_push, of_store};
+    use crate::disk::{DiskError, DiskOperation};
+    use crate::flow::Cancelled;
+    use crate::store::{Effect, StoreError, StoreErrorKind, StoreOperation};
+    use crate::wal::WalFileName;
+    use crate::wal_archive::WalArchiveError;
+    use std::io;
+    use std::path::Path;
+    use std::time::Duration;
+
+    const KINDS: [StoreErrorKind; 9] = [
+        StoreErrorKind::Denied,
+        StoreErrorKind::NoCredentials,
+        StoreErrorKind::BucketMissing,
+        StoreErrorKind::ObjectMissing,
+        StoreErrorKind::Unreachable,
+        StoreErrorKind::Interrupted,
+        StoreErrorKind::Refused,
+        StoreErrorKind::Full,
+        StoreErrorKind::Other,
+    ];
+
+    fn store(kind: StoreErrorKind) -> StoreError {
+        StoreError {
+            operation: StoreOperation::Read,
+            kind,
+            effect: Effect::SurelyNot,
+            object: "s3://b/k".into(),
+            reason: "a reason".into(),
+            hint: None,
+        }
+    }
+
+    fn disk() -> DiskError {
+        DiskError::new(DiskOperation::Create, Path::new("/x"), io::Error::other("a reason"))
+    }
+
+    fn name() -> WalFileName {
+        WalFileName::parse("000000010000000000000001").expect("name")
+    }
+
+    /// 1 means "the file is not there" to whoever waits for WAL: no error may say that.
+    #[test]
+    fn no_failure_of_a_fetch_exits_1() {
+        for kind in KINDS {
+            assert_eq!(of_fetch(&WalArchiveError::Store(store(kind))), Exit::Other, "{kind:?}");
+            let gave_up = WalArchiveError::GaveUp {
+                name: name(),
+                attempts: 3,
+                elapsed: Duration::from_secs(1),
+                source: Box::new(store(kind)),
+            };
+            assert_eq!(of_fetch(&gave_up), Exit::Other, "{kind:?}");
+        }
+        let damaged =
+            WalArchiveError::Damaged { object: "s3://b/k".into(), reason: "a reason".into() };
+        assert_eq!(of_fetch(&damaged), Exit::Other);
+        assert_eq!(of_fetch(&WalArchiveError::Disk(disk())), Exit::Other);
+        assert_eq!(of_fetch(&WalArchiveError::Spool(disk())), Exit::Network);
+        assert_eq!(of_fetch(&WalArchiveError::Cancelled(Cancelled)), Exit::Other);
+        let wrong = WalFileName::parse("x").expect_err("wrong");
+        assert_eq!(of_fetch(&WalArchiveError::BadName(wrong)), Exit::Input);
+    }
+
+    #[test]
+    fn no_connection_has_a_code_of_its_own_only_where_that_is_the_question() {
+        let unreachable = || store(StoreErrorKind::Unreachable);
+        assert_eq!(of_store(&unreachable()), Exit::Other);
+        assert_eq!(of_push(&WalArchiveError::Store(unreachable())), Exit::Other);
+        assert_eq!(of_check(&WalArchiveError::Store(unreachable())), Exit::Network);
+        for kind in KINDS.into_iter().filter(|kind| *kind != StoreErrorKind::Unreachable) {
+            assert_eq!(of_check(&WalArchiveError::Store(store(kind))), Exit::Other, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn refusing_to_overwrite_is_1() {
+        let other = WalArchiveError::OtherContent {
+            name: name(),
+            server: "main".into(),
+            object: "s3://b/k".into(),
+            detail: "It differs.".into(),
+        };
+        assert_eq!(of_push(&other), Exit::Failed);
+    }
+}

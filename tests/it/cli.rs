@@ -1,8 +1,10 @@
 //! The nine command lines: argv, exit codes, streams; nothing that needs a server.
 
 use crate::support::commands::{Commands, clean_environment};
-use crate::support::process::{Outcome, run};
+use crate::support::process::{Outcome, run, spawn};
 use crate::support::scratch::scratch;
+use rustix::process::Signal;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -384,4 +386,49 @@ fn a_reader_that_went_away_is_no_error() {
 fn deprecated_options_are_told_and_work() {
     let words = ["--profile", "x", "file:///nonexistent/b", "srv"];
     ours("barman-cloud-backup-list", &words).exits(4).says("--profile is deprecated");
+}
+
+/// Starts a command whose server takes the connection and never answers (`PORT` in `words`),
+/// sends it a signal there, and waits for its end.
+fn interrupted(words: &[&str], signal: Signal) -> Outcome {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port().to_string();
+    let words: Vec<String> = words.iter().map(|word| word.replace("PORT", &port)).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let commands = Commands::ours();
+    let mut command = start(&commands.program("barman-cloud"), &words);
+    command.envs([("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y")]);
+    let running = spawn(&mut command);
+    let connection = listener.accept().expect("the command connects");
+    running.signal(signal);
+    let outcome = running.wait();
+    drop(connection);
+    outcome
+}
+
+#[test]
+fn signals_end_a_command_at_once_with_the_codes_of_a_shell() {
+    let place = ["--endpoint-url", "http://127.0.0.1:PORT", "s3://b", "srv"];
+    let folder = scratch();
+    let destination = folder.path().join("x").display().to_string();
+    let spool = folder.path().display().to_string();
+    let list = [&["backup-list"][..], &place].concat();
+    let fetch = ["wal-restore", "--spool-dir", &spool];
+    let fetch = [&fetch[..], &place, &[SEGMENT, &destination]].concat();
+    for (signal, exit) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        for words in [&list, &fetch] {
+            let outcome = interrupted(words, signal).exits(exit);
+            assert!(outcome.elapsed.as_secs() < 30, "{outcome}");
+        }
+        assert!(!Path::new(&destination).exists());
+    }
+}
+
+/// Barman handles Ctrl-C in `backup` alone: the backup has failed, 1.
+#[test]
+fn ctrl_c_is_a_failed_backup_and_sigterm_is_not() {
+    let postgres = ["backup", "-h", "127.0.0.1", "-p", "PORT", "-U", "x"];
+    let words = [&postgres[..], &["file:///nonexistent/b", "srv"]].concat();
+    interrupted(&words, Signal::INT).exits(1);
+    interrupted(&words, Signal::TERM).exits(143);
 }

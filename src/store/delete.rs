@@ -2,7 +2,7 @@
 
 use crate::cloud::{Answer, Trace};
 use crate::store::handle::path;
-use crate::store::{ObjectKey, Store, StoreError, StoreOperation};
+use crate::store::{Effect, ObjectKey, Store, StoreError, StoreErrorKind, StoreOperation};
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, StreamExt};
 use object_store::ObjectStore;
@@ -80,14 +80,26 @@ impl Store {
         trace: &Trace,
         error: &object_store::Error,
     ) -> Result<(), StoreError> {
-        match trace.last() {
-            Some(Answer::Status { code: Some(code), .. })
-                if ["NoSuchBucket", "ContainerNotFound"].contains(&code.as_str()) =>
-            {
-                Err(self.error(StoreOperation::Delete, key, trace, error))
-            }
-            _ => Ok(()),
+        let code = match trace.last() {
+            Some(Answer::Status { code: Some(code), .. }) => code,
+            _ => String::new(),
+        };
+        if ["NoSuchBucket", "ContainerNotFound"].contains(&code.as_str()) {
+            return Err(self.error(StoreOperation::Delete, key, trace, error));
         }
+        // Azure answers each blob of a batch alone, and the library keeps of that only the
+        // status line: "404 The specified container does not exist."
+        if !root_text(error).contains("container does not exist") {
+            return Ok(());
+        }
+        Err(StoreError {
+            operation: StoreOperation::Delete,
+            kind: StoreErrorKind::BucketMissing,
+            effect: Effect::SurelyNot,
+            object: self.url_of(key),
+            reason: "the container does not exist (404 ContainerNotFound)".into(),
+            hint: None,
+        })
     }
 
     fn for_key(&self, key: &ObjectKey, error: Option<StoreError>, trace: &Trace) -> StoreError {
@@ -106,6 +118,14 @@ async fn ask(
     let paths: Vec<_> = keys.iter().map(|key| Ok(path(key))).collect();
     let deleted = objects.delete_stream(stream::iter(paths).boxed());
     deleted.map(|answer| answer.map(|_| ())).collect().await
+}
+
+fn root_text(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut root = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root.to_string()
 }
 
 /// Whether the dialect has no batch deletion: "not implemented", "method not allowed", or one

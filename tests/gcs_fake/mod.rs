@@ -14,6 +14,7 @@ mod xml;
 use crate::gcs_fake::http::{Answer, Request, query};
 use crate::gcs_fake::state::State;
 use bytes::Bytes;
+use futures::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
@@ -163,7 +164,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, origin: String) {
         .await;
 }
 
-type Chunks = futures::stream::Iter<std::vec::IntoIter<Result<Frame<Bytes>, io::Error>>>;
+type Chunks = futures::stream::BoxStream<'static, Result<Frame<Bytes>, io::Error>>;
 
 async fn respond(
     request: hyper::Request<Incoming>,
@@ -239,7 +240,14 @@ fn built(answer: Answer, cut_after: Option<usize>) -> hyper::Response<StreamBody
         None if answer.body.is_empty() => {}
         None => frames.push(Ok(Frame::data(answer.body))),
     }
-    response.body(StreamBody::new(futures::stream::iter(frames))).expect("a valid response")
+    let chunks = futures::stream::iter(frames).then(|frame| async {
+        if frame.is_err() {
+            // What was sent before must be on its way, or the break swallows the head as well.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        frame
+    });
+    response.body(StreamBody::new(chunks.boxed())).expect("a valid response")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -14,6 +14,7 @@ mod postgres_session;
 mod postgres_tls;
 mod restore_fixtures;
 mod round_trip;
+mod store_conformance;
 mod support;
 mod tidy;
 mod wal_codecs;

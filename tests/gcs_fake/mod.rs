@@ -82,7 +82,7 @@ impl GcsFake {
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).expect("a bound listener");
                 tokio::select! {
-                    () = accept(listener, serving, address) => {}
+                    () = accept(listener, serving) => {}
                     _ = stopped => {}
                 }
             });
@@ -144,19 +144,19 @@ impl Drop for GcsFake {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, address: SocketAddr) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
         // Otherwise an answer's body waits 40 ms for the acknowledgement of its head.
         let _ = stream.set_nodelay(true);
-        tokio::spawn(serve(stream, Arc::clone(&shared), format!("http://{address}")));
+        tokio::spawn(serve(stream, Arc::clone(&shared)));
     }
 }
 
-async fn serve(stream: TcpStream, shared: Arc<Shared>, origin: String) {
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
     let service = service_fn(move |request| {
-        let (shared, origin) = (Arc::clone(&shared), origin.clone());
-        async move { Ok::<_, Infallible>(respond(request, &shared, &origin).await) }
+        let shared = Arc::clone(&shared);
+        async move { Ok::<_, Infallible>(respond(request, &shared).await) }
     });
     // A client that goes away is no news.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -169,10 +169,12 @@ type Chunks = futures::stream::BoxStream<'static, Result<Frame<Bytes>, io::Error
 async fn respond(
     request: hyper::Request<Incoming>,
     shared: &Shared,
-    origin: &str,
 ) -> hyper::Response<StreamBody<Chunks>> {
     let (head, body) = request.into_parts();
     let target = head.uri.path_and_query().map_or("/", |target| target.as_str()).to_string();
+    // Where the client found us, which behind a container's port is not where we listen.
+    let host = head.headers.get("host").and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let origin = format!("http://{host}");
     lock(&shared.log).push(format!("{} {target}", head.method));
     let fault = fault_for(shared, head.method.as_str(), &target);
     let Ok(body) = body.collect().await else { return built(Answer::new(400), None) };
@@ -197,7 +199,7 @@ async fn respond(
     let answer = {
         let mut state = lock(&shared.state);
         if json::is_json_path(&request.path) {
-            json::answer(&mut state, &request, origin)
+            json::answer(&mut state, &request, &origin)
         } else {
             xml::answer(&mut state, &request)
         }

@@ -112,6 +112,9 @@ impl StoreUnderTest {
 
 fn file() -> StoreUnderTest {
     let folder = scratch();
+    // A folder is a store's bucket: commands do not make it up, it may be an unmounted disk.
+    std::fs::create_dir_all(folder.path().join(PREFIX)).expect("a folder");
+    give_tree_to_postgres(folder.path());
     StoreUnderTest {
         kind: StoreKind::File,
         url: format!("file://{}/{PREFIX}", folder.path().display()),

@@ -292,7 +292,7 @@ fn read_bundle(path: &PathBuf) -> Result<Vec<reqwest::Certificate>, CloudError> 
     let unusable = |reason: String| {
         CloudError::new(format!("could not read CA bundle \"{}\": {reason}", path.display()))
     };
-    let pem = std::fs::read(path).map_err(|error| unusable(error.to_string()))?;
+    let pem = std::fs::read(path).map_err(|error| unusable(root_of(&error)))?;
     let certificates =
         reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(root_of(&error)))?;
     if certificates.is_empty() {

@@ -199,9 +199,41 @@ fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use crate::cloud::{Answer, Rewrite};
     use crate::store::options::AddressingStyle::{Auto, Path, Virtual};
-    use crate::store::s3::{bucket_url, bytes_of_hex, is_virtual};
+    use crate::store::s3::{FollowBucket, bucket_url, bytes_of_hex, is_virtual};
+    use object_store::StaticCredentialProvider;
+    use object_store::aws::AwsCredential;
+    use object_store::client::HttpRequestBody;
+    use std::sync::{Arc, Mutex};
     use url::Url;
+
+    #[tokio::test]
+    async fn a_bucket_is_followed_to_the_region_it_names_and_signed_for_it() {
+        let credential = AwsCredential { key_id: "k".into(), secret_key: "s".into(), token: None };
+        let follow = FollowBucket {
+            configured: "us-east-1".into(),
+            found: Mutex::new(None),
+            credentials: Arc::new(StaticCredentialProvider::new(credential)),
+        };
+        let answer = |status| Answer::Status {
+            status,
+            code: Some("PermanentRedirect".into()),
+            message: None,
+            region: Some("eu-west-1".into()),
+        };
+        assert!(!follow.again(&answer(404)));
+        assert!(follow.again(&answer(301)));
+        assert!(!follow.again(&answer(301)), "would go round in circles");
+        let mut request = http::Request::get("https://b.s3.us-east-1.amazonaws.com/k?x=1")
+            .header("authorization", "old")
+            .body(HttpRequestBody::empty())
+            .expect("a request");
+        follow.prepare(&mut request).await.expect("prepared");
+        assert_eq!(request.uri().to_string(), "https://b.s3.eu-west-1.amazonaws.com/k?x=1");
+        let signature = request.headers()["authorization"].to_str().expect("text");
+        assert!(signature.contains("/eu-west-1/s3/aws4_request"), "{signature}");
+    }
 
     #[test]
     fn auto_puts_the_bucket_in_the_host_at_aws_only() {

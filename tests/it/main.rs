@@ -15,6 +15,8 @@ mod postgres_tls;
 mod restore_fixtures;
 mod round_trip;
 mod store_conformance;
+mod store_faults;
+mod store_features;
 mod support;
 mod tidy;
 mod wal_codecs;

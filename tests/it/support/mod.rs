@@ -4,6 +4,7 @@
 //! commands   our binaries and Barman's, on any store
 //! stores     file, S3, Azure, GCS: one fresh bucket each
 //! cluster    PostgreSQL that is created, loaded, destroyed, recovered
+//! peers      the kinds of stores, opened by the library itself
 //! outside    what `scripts/test` has prepared: Barman, emulators
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
@@ -15,6 +16,7 @@ pub mod cluster;
 pub mod commands;
 pub mod http;
 pub mod outside;
+pub mod peers;
 pub mod process;
 pub mod scratch;
 pub mod stores;

@@ -229,7 +229,8 @@ fn sharing(kind: StoreKind) {
 
     keeps_cross(&scene);
     let policy = ["-r", "REDUNDANCY 1", "--dry-run"];
-    assert_eq!(scene.delete(ours, &policy).ok(), scene.delete(barman, &policy).ok());
+    let planned = scene.delete(ours, &policy).ok();
+    assert_eq!(without_side_objects(&planned), scene.delete(barman, &policy).ok());
     deletions_cross(&scene, &end);
 }
 
@@ -244,6 +245,19 @@ fn same_words(scene: &Scene, names: &[&str]) {
             assert_eq!(ask(&scene.ours), ask(&scene.barman), "show {name} --format {format}");
         }
     }
+}
+
+/// Our plan names everything that goes; Barman does not know these and leaves them.
+fn without_side_objects(planned: &str) -> String {
+    let is_side_object = |key: &&str| {
+        ["backup_manifest'", "started.json'", "backup.json'"].iter().any(|end| key.ends_with(end))
+            || key.contains("/index/")
+    };
+    let line = |line: &str| {
+        let keys: Vec<&str> = line.split(", ").filter(|key| !is_side_object(key)).collect();
+        keys.join(", ") + "\n"
+    };
+    planned.lines().map(line).collect()
 }
 
 fn keeps_cross(scene: &Scene) {

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// After this long the operator is told what is waited for, and again after each such time.
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
 /// The segments that recovery from a backup must replay at least, in order. A backup that
 /// stops on a segment boundary does not need the segment that begins there.
 pub fn needed(timeline: TimelineId, begin: Lsn, end: Lsn, size: SegmentSize) -> Vec<WalSegment> {
@@ -28,6 +31,7 @@ pub async fn wait_for_wal(
     cancel: &Cancel,
 ) -> Result<(), BackupError> {
     let deadline = Instant::now() + patience;
+    let mut tell_at = Instant::now() + TELL_EVERY;
     let mut pause = PAUSE_MIN;
     let mut missing = needed;
     loop {
@@ -39,6 +43,11 @@ pub async fn wait_for_wal(
                 count: missing.len(),
                 waited: patience,
             });
+        }
+        if Instant::now() > tell_at {
+            tell_at += TELL_EVERY;
+            let (segment, missing) = (first.name(size), missing.len());
+            tracing::warn!(%segment, missing, "waiting for WAL that is not in the archive yet");
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),

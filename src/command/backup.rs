@@ -177,7 +177,7 @@ pub struct BeyondArgs {
     #[arg(long, value_name = "SECONDS", value_parser = value::positive, default_value = "3600")]
     pub wal_timeout: u32,
     /// The most memory for buffers
-    #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "512MB")]
+    #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "256MB")]
     pub max_memory: ByteSize,
     /// Do not verify the checksums of pages while reading them
     #[arg(long)]

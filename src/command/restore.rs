@@ -90,7 +90,7 @@ pub struct BeyondArgs {
     #[arg(short = 'J', long, value_name = "N", value_parser = value::positive, default_value = "4")]
     pub jobs: u32,
     /// The most memory for buffers
-    #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "512MB")]
+    #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "256MB")]
     pub max_memory: ByteSize,
     /// Restore a backup that was never completed, at your own risk
     #[arg(long)]

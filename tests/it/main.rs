@@ -13,6 +13,7 @@ mod pgdata_files;
 mod postgres_session;
 mod postgres_tls;
 mod restore_fixtures;
+mod retention;
 mod round_trip;
 mod store_conformance;
 mod store_faults;

@@ -26,8 +26,10 @@ use crate::catalog::{BackupId, Catalog, CatalogListing};
 use crate::flow::{Cancel, Limits};
 use crate::retention::plan::{Steps, assemble};
 use crate::retention::select::{Unselected, by_policy, by_selector};
+use crate::store::ObjectKey;
 use futures::stream::TryStreamExt;
 use jiff::Timestamp;
+use std::collections::BTreeMap;
 
 /// What a deletion takes into account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,13 +68,13 @@ pub async fn plan(
         false => catalog.histories(limits).await?,
     };
     let steps = Steps::new(&listing, &selection.doomed, histories, now);
-    let mut obsolete = Vec::new();
+    let mut obsolete: BTreeMap<usize, Vec<ObjectKey>> = BTreeMap::new();
     if !selection.doomed.is_empty() {
         let mut wals = catalog.wals();
         while let Some(object) = wals.try_next().await? {
             cancel.check()?;
             if let Some(step) = steps.obsolete_since(&object.name) {
-                obsolete.push((step, object));
+                obsolete.entry(step).or_default().push(object.key);
             }
         }
     }

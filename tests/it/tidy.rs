@@ -23,7 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("postgres", &["wal", "pgdata", "flow"]),
     ("disk", &["flow"]),
     ("hook", &["monitor"]),
-    // `codec` for the names of compressions alone: they are part of the keys.
+    // `codec` for the names of compressions, which are part of the keys, and for history files.
     ("catalog", &["wal", "pgdata", "codec", "store", "flow", "monitor"]),
     ("wal_archive", EVERY_LOWER_FLOOR),
     ("backup", EVERY_LOWER_FLOOR),

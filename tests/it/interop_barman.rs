@@ -4,11 +4,12 @@
 use crate::support::cluster::{Cluster, options_for};
 use crate::support::commands::Commands;
 use crate::support::process::Outcome;
-use crate::support::scratch::give_tree_to_postgres;
+use crate::support::scratch::{give_tree_to_postgres, scratch};
 use crate::support::stores::{PREFIX, StoreKind, StoreUnderTest};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use tempfile::TempDir;
 
 const SERVER: &str = "main";
 
@@ -25,8 +26,8 @@ struct Scene {
     barman: Commands,
     store: StoreUnderTest,
     cluster: Cluster,
-    /// Where `archive_command` puts segments until the test archives them.
-    outbox: PathBuf,
+    /// Where `archive_command` puts segments until the test archives them. It outlives clusters.
+    outbox: TempDir,
 }
 
 impl Scene {
@@ -34,8 +35,8 @@ impl Scene {
         let barman = Commands::barman()?;
         let store = StoreUnderTest::open(kind)?;
         let cluster = Cluster::create(&options_for(&store));
-        let outbox = cluster.folder_beside("outbox");
-        cluster.archive_with(&format!("cp %p {}/%f", outbox.display()));
+        let outbox = scratch();
+        cluster.archive_with(&format!("cp %p {}/%f", outbox.path().display()));
         let going = cluster.folder_beside("going");
         cluster.psql(&format!("create tablespace going location '{}'", going.display()));
         cluster.psql("create table plain (id serial, payload text)");
@@ -72,8 +73,8 @@ impl Scene {
     /// Archives what has gathered in the outbox; the tool and the options change from file to file.
     fn archive(&self, writers: &[(&Commands, &str)]) {
         self.cluster.archive_everything();
-        let mut files: Vec<PathBuf> =
-            fs::read_dir(&self.outbox).expect("outbox").flatten().map(|file| file.path()).collect();
+        let files = fs::read_dir(self.outbox.path()).expect("outbox").flatten();
+        let mut files: Vec<PathBuf> = files.map(|file| file.path()).collect();
         files.sort();
         for (file, (tool, compression)) in files.iter().zip(writers.iter().cycle()) {
             let options: &[&str] = if compression.is_empty() { &[] } else { &[compression] };
@@ -303,13 +304,11 @@ fn a_timeline_switch_in_the_middle_is_followed_by_both_tools() {
     promoted.recover_with(&format!("cp {}/%f %p", inbox.display()), "");
     promoted.configure(&format!(
         "archive_mode = on\narchive_command = 'cp %p {}/%f'\n",
-        scene.outbox.display()
+        scene.outbox.path().display()
     ));
     promoted.start_and_recover();
     let Scene { ours, barman, store, cluster, outbox } = scene;
     cluster.destroy();
-    fs::create_dir_all(&outbox).expect("mkdir");
-    give_tree_to_postgres(&outbox);
     let scene = Scene { ours, barman, store, cluster: promoted, outbox };
     let (ours, barman) = (&scene.ours, &scene.barman);
     scene.write_rows();

@@ -42,8 +42,7 @@ fn story(kind: StoreKind, backup_options: &[&str], wal_options: &[&str]) {
     let Some(store) = StoreUnderTest::open(kind) else { return };
     let ours = Commands::ours();
     let cluster = Cluster::create(&options_for(&store));
-    ours.run("barman-cloud-check-wal-archive", &store, &[], &[SERVER]).exits(0);
-    cluster.archive_with(&archive_line(&ours, &store, wal_options));
+    archive(&ours, &store, &cluster, wal_options);
     cluster.pgbench_fill(5);
 
     let mut load = cluster.pgbench_start();
@@ -76,7 +75,7 @@ fn tablespaces_symlinks_unlogged_tables_and_many_files_survive() {
         ],
         ..options_for(&store)
     });
-    cluster.archive_with(&archive_line(&ours, &store, &["--lz4"]));
+    archive(&ours, &store, &cluster, &["--lz4"]);
     // One tablespace goes back to its own place, which outlives the cluster; one is relocated.
     let outside = scratch();
     let stays = private_folder(outside.path(), "stays");
@@ -145,7 +144,7 @@ fn a_table_of_several_segments_survives_and_needs_no_more_memory_than_a_small_on
     // About a kilobyte a row.
     fill("small", 100_000);
     cluster.configure("wal_level = replica\nmax_wal_senders = 4\n");
-    cluster.archive_with(&archive_line(&ours, &store, &["--zstd"]));
+    archive(&ours, &store, &cluster, &["--zstd"]);
     let small = backup(&ours, &store, &cluster, &["--gzip", "--compression-level", "1"]);
 
     cluster.configure("wal_level = minimal\nmax_wal_senders = 0\narchive_mode = off\n");
@@ -180,8 +179,11 @@ fn same_memory(what: &str, small: &Outcome, big: &Outcome) {
     );
 }
 
-fn archive_line(ours: &Commands, store: &StoreUnderTest, options: &[&str]) -> String {
-    ours.shell_line("barman-cloud-wal-archive", store, options, &[SERVER, "%p"])
+/// Begins archiving, to a place that was checked before (and, being a folder, is created so).
+fn archive(ours: &Commands, store: &StoreUnderTest, cluster: &Cluster, options: &[&str]) {
+    ours.run("barman-cloud-check-wal-archive", store, &[], &[SERVER]).exits(0);
+    let line = ours.shell_line("barman-cloud-wal-archive", store, options, &[SERVER, "%p"]);
+    cluster.archive_with(&line);
 }
 
 fn backup(ours: &Commands, store: &StoreUnderTest, cluster: &Cluster, options: &[&str]) -> Outcome {

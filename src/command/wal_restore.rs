@@ -8,6 +8,7 @@ use crate::command::place::Place;
 use crate::command::report::Failure;
 use crate::command::runtime::Threads;
 use crate::command::value;
+use crate::flow::{Limits, RetryLimits};
 use crate::monitor::Silent;
 use crate::wal::WalFileName;
 use crate::wal_archive::{self, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions};
@@ -59,7 +60,8 @@ pub fn run(args: WalRestoreArgs, _: &Context) -> Result<Exit, Failure> {
     }
     let options = options_of(&args, &place);
     let catalog = place.catalog()?;
-    let (destination, limits) = (&args.wal_dest, small_limits());
+    let destination = &args.wal_dest;
+    let limits = Limits { retry: RetryLimits::RECOVERY, ..small_limits() };
     let outcome = perform(Threads::One, async |cancel| {
         wal_archive::fetch(&name, destination, &catalog, &options, &limits, &Silent, &cancel)
             .await

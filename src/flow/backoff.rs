@@ -21,6 +21,9 @@ impl RetryLimits {
         delay_first: Duration::from_millis(100),
         delay_max: Duration::from_secs(15),
     };
+
+    /// For `restore_command`: recovery waits meanwhile, and a standby could stream instead.
+    pub const RECOVERY: Self = Self { deadline: Duration::from_secs(60), ..Self::PATIENT };
 }
 
 /// The state of one request's attempts.

@@ -5,12 +5,13 @@
 
 use crate::support::cluster::Cluster;
 use barman_cloud::catalog::{Catalog, Layout, ServerName};
+use barman_cloud::cloud::CloudProvider;
 use barman_cloud::flow::{Cancel, Limits, RetryLimits};
 use barman_cloud::monitor::{Monitor, Silent};
 use barman_cloud::restore::{
     RestoreOptions, RestoreSelection, RestoreSummary, TablespaceMapping, Unfinished, restore,
 };
-use barman_cloud::store::{ObjectKey, PutMode, PutOptions, Store};
+use barman_cloud::store::{Store, StoreOptions, StoreUrl};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -142,10 +143,11 @@ fn restore_fixture(id: &str, target: &Path, tablespace: &Path) -> RestoreSummary
     runtime
         .expect("runtime")
         .block_on(async {
-            let store = Store::memory();
-            load(&store, &format!("contract/pg15/main/base/{id}")).await;
+            let url = format!("file://{}/contract/pg15", fixtures().display());
+            let url = StoreUrl::parse(&url, CloudProvider::AwsS3).expect("a URL");
+            let store = Store::open(&url, &StoreOptions::new(RetryLimits::PATIENT)).expect("store");
             let server = ServerName::parse("main").expect("name");
-            let layout = Layout::new("contract/pg15", &server).expect("layout");
+            let layout = Layout::new(url.prefix(), &server).expect("layout");
             let options = RestoreOptions {
                 tablespaces: vec![TablespaceMapping {
                     name: "contract_ts".into(),
@@ -171,17 +173,4 @@ fn restore_fixture(id: &str, target: &Path, tablespace: &Path) -> RestoreSummary
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/barman-3.19.1")
-}
-
-async fn load(store: &Store, folder: &str) {
-    for entry in std::fs::read_dir(fixtures().join(folder)).expect("fixtures").flatten() {
-        if entry.path().is_file() {
-            let name = entry.file_name().into_string().expect("utf-8");
-            let key = ObjectKey::parse(&format!("{folder}/{name}")).expect("key");
-            let content = std::fs::read(entry.path()).expect("fixture");
-            let written =
-                store.put(&key, content.into(), PutMode::Create, &PutOptions::default()).await;
-            written.expect("in memory");
-        }
-    }
 }

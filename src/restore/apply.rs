@@ -38,6 +38,14 @@ pub struct Application {
     pub cancel: Cancel,
 }
 
+/// What the journal hears.
+enum Progress {
+    /// The tarball of this object name.
+    Finished(String),
+    /// All of them.
+    Complete,
+}
+
 /// Bounds of all downloads together, from the limits of the command.
 pub fn download_bounds(limits: &Limits) -> DownloadBounds {
     let jobs = limits.jobs.get();
@@ -70,6 +78,9 @@ impl Application {
         let keeper = self.keep_journal(finishing);
         let extracting = async {
             let extracted = self.extract_all(&downloads, limits.jobs.get(), &finished, &stop).await;
+            if extracted.is_ok() {
+                let _ = finished.send(Progress::Complete);
+            }
             drop(finished);
             extracted
         };
@@ -87,7 +98,7 @@ impl Application {
         &self,
         downloads: &Downloads,
         jobs: usize,
-        finished: &mpsc::UnboundedSender<String>,
+        finished: &mpsc::UnboundedSender<Progress>,
         stop: &Cancel,
     ) -> Result<RestoreCounts, StageEnd> {
         let tarballs = self.plan.tarballs.iter();
@@ -108,7 +119,7 @@ impl Application {
                     self.monitor.add(Metric::Tarballs, 1);
                     sum.add(&counts);
                     // Nobody receives any more when the journal failed; then that is reported.
-                    let _ = finished.send(name);
+                    let _ = finished.send(Progress::Finished(name));
                 }
                 Err(end) => {
                     stop.cancel();
@@ -165,16 +176,24 @@ impl Application {
     }
 
     /// Notes each finished tarball once its files are durable; several that finish while the
-    /// file system is busy with the last ones share one sync.
+    /// file system is busy with the last ones share one sync. What finishes last is not noted:
+    /// the end of the restore syncs anyway.
     async fn keep_journal(
         &self,
-        mut finishing: mpsc::UnboundedReceiver<String>,
+        mut finishing: mpsc::UnboundedReceiver<Progress>,
     ) -> Result<(), RestoreError> {
         let mut journal = self.journal.clone();
-        while let Some(name) = finishing.recv().await {
-            let mut names = BTreeSet::from([name]);
-            while let Ok(name) = finishing.try_recv() {
-                names.insert(name);
+        while let Some(progress) = finishing.recv().await {
+            let mut waiting = vec![progress];
+            while let Ok(progress) = finishing.try_recv() {
+                waiting.push(progress);
+            }
+            let mut names = BTreeSet::new();
+            for progress in waiting {
+                match progress {
+                    Progress::Finished(name) => names.insert(name),
+                    Progress::Complete => return Ok(()),
+                };
             }
             let targets = Arc::clone(&self.targets);
             // Taken before the sync: a file that is contested later is not durable yet.

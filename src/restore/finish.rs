@@ -41,6 +41,7 @@ const DIRECTORIES: [&str; 16] = [
 pub fn finish(
     plan: &RestorePlan,
     targets: &Targets,
+    journal: Journal,
     manifest: Option<&[Bytes]>,
     unfinished: Unfinished,
 ) -> Result<(), RestoreError> {
@@ -61,6 +62,8 @@ pub fn finish(
     require(plan, data, &mut extractor, unfinished)?;
     take_label(data, &attributes)?;
     sync(targets)?;
+    // With all of it noted, a run that finds the control file in place knows what it sees.
+    journal.with_all_finished(plan).write(data)?;
     let (waiting, control) = (Path::new(PG_CONTROL_WAITING), Path::new(PG_CONTROL));
     let renamed = match extractor.exists(waiting).map_err(at(data, control))? {
         true => extractor.rename(waiting, control),

@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 
 /// The journal's name in the data directory.
 pub const JOURNAL: &str = ".barman-cloud-restore.json";
-const JOURNAL_NEW: &str = ".barman-cloud-restore.json.new";
+/// Its name while it is written.
+pub const JOURNAL_NEW: &str = ".barman-cloud-restore.json.new";
 const FORMAT: u32 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,12 @@ impl Journal {
             return Err(unreadable(io::Error::new(io::ErrorKind::InvalidData, reason)));
         }
         Ok(Some(journal))
+    }
+
+    /// The same with every tarball finished.
+    pub fn with_all_finished(mut self, plan: &RestorePlan) -> Self {
+        self.finished = plan.tarballs.iter().map(|tarball| tarball.name.file_name()).collect();
+        self
     }
 
     /// Whether the files of `tarball` are durable.

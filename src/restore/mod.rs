@@ -97,7 +97,7 @@ pub async fn restore(
         store: store.clone(),
         plan: Arc::clone(&plan),
         targets: Arc::clone(&targets),
-        journal,
+        journal: journal.clone(),
         monitor: Arc::clone(monitor),
         cancel: cancel.clone(),
     };
@@ -109,7 +109,7 @@ pub async fn restore(
     cancel.check()?;
     let (finishing, unfinished) = (Arc::clone(&plan), options.unfinished);
     stage::on_thread("restore-finish", move || {
-        finish::finish(&finishing, &targets, manifest.as_deref(), unfinished)
+        finish::finish(&finishing, &targets, journal, manifest.as_deref(), unfinished)
     })
     .await??;
     monitor.phase(Phase::Done);

@@ -1,7 +1,7 @@
 //! Checks everything that can be known before the first byte is written.
 
 use crate::disk::{self, Space};
-use crate::restore::journal::Journal;
+use crate::restore::journal::{JOURNAL_NEW, Journal};
 use crate::restore::plan::disk_bytes;
 use crate::restore::{PlannedTablespace, RestoreError, RestorePlan};
 use std::collections::BTreeMap;
@@ -122,13 +122,18 @@ fn check_space(plan: &RestorePlan, target: &Path) -> Result<(), RestoreError> {
     Ok(())
 }
 
-/// A file in its place is neither, and an error.
+/// A file in its place is neither, and an error. A journal that was never finished is nothing:
+/// a run was killed while it wrote its very first bytes.
 fn is_absent_or_empty(path: &Path) -> Result<bool, RestoreError> {
     match std::fs::read_dir(path) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(true),
-            Some(entry) => entry.map(|_| false).map_err(RestoreError::disk(path)),
-        },
+        Ok(entries) => {
+            for entry in entries {
+                if entry.map_err(RestoreError::disk(path))?.file_name() != JOURNAL_NEW {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
             Err(RestoreError::NotADirectory { path: path.into() })

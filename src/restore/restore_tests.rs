@@ -482,6 +482,7 @@ async fn a_restore_that_only_left_its_journal_is_complete() {
     scene.put("data_0001.tar", whole).await;
     scene.restore().await.expect("restored");
     let all = interrupted.replace("\"data.tar\"", "\"data.tar\",\"data_0001.tar\"");
+    assert_ne!(all, interrupted);
     fs::write(&journal, all).expect("written");
     assert_eq!(scene.restore().await.expect("complete").tarballs_resumed, 2);
     assert!(!journal.exists());

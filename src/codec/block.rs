@@ -94,6 +94,9 @@ pub struct EncodedBlock {
 pub struct BlockEncoder {
     codec: TarballCodec,
     deflaters: Arc<Mutex<Vec<flate2::Compress>>>,
+    /// Output is made here and copied out: an encoded block must not hold room for the worst
+    /// case, since hundreds of them may wait in one part.
+    scratch: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
 /// Joins encoded blocks, in order, into one stream.
@@ -107,7 +110,7 @@ pub struct BlockStream {
 impl BlockStream {
     fn new(codec: TarballCodec) -> Self {
         Self {
-            encoder: BlockEncoder { codec, deflaters: Arc::default() },
+            encoder: BlockEncoder { codec, deflaters: Arc::default(), scratch: Arc::default() },
             crc: crc32fast::Hasher::new(),
             raw_bytes: 0,
         }
@@ -154,44 +157,59 @@ impl BlockStream {
 impl BlockEncoder {
     /// Compresses one block of at most [`BLOCK_BYTES`].
     pub fn encode(&self, raw: &[u8]) -> Result<EncodedBlock, CodecError> {
-        let bytes = match self.codec.compression {
-            Some(Compression::Gzip) => self.deflate(raw)?,
-            Some(Compression::Lz4) => lz4_block(raw)?,
-            Some(Compression::Snappy) => snappy_frames(raw)?,
-            _ => raw.to_vec(),
-        };
+        let mut scratch = take(&self.scratch).unwrap_or_default();
+        scratch.clear();
+        match self.codec.compression {
+            Some(Compression::Gzip) => self.deflate(raw, &mut scratch)?,
+            Some(Compression::Lz4) => lz4_block(raw, &mut scratch)?,
+            Some(Compression::Snappy) => scratch = snappy_frames(raw, scratch)?,
+            _ => scratch.extend_from_slice(raw),
+        }
+        let bytes = scratch.as_slice().to_vec();
+        give(&self.scratch, scratch);
         let mut crc = crc32fast::Hasher::new();
         crc.update(raw);
         let raw_bytes = u64::try_from(raw.len()).expect("a length fits 64 bits");
         Ok(EncodedBlock { bytes, crc, raw_bytes })
     }
 
-    /// Deflates `raw` alone and ends on a byte boundary, so that blocks can be joined.
-    fn deflate(&self, raw: &[u8]) -> Result<Vec<u8>, CodecError> {
+    /// Deflates `raw` alone into the empty `out` and ends on a byte boundary, so that blocks can
+    /// be joined.
+    fn deflate(&self, raw: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
         let broken = |reason: &str| broken(Compression::Gzip, io::Error::other(reason.to_string()));
         let level = u32::try_from(self.codec.level).map_err(|_| broken("negative level"))?;
-        let recycled = self.deflaters.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut deflater = recycled
+        let mut deflater = take(&self.deflaters)
             .unwrap_or_else(|| flate2::Compress::new(flate2::Compression::new(level), false));
         // Level 1 may need nine bits per byte, and the library must never run out of room in
         // the middle of a block: its fast path then writes a damaged stream (zlib-rs 0.6.8).
-        let mut out = Vec::with_capacity(raw.len() + raw.len() / 4 + 1024);
+        out.reserve_exact(raw.len() + raw.len() / 4 + 1024);
         let consumed = deflater
-            .compress_vec(raw, &mut out, flate2::FlushCompress::Full)
+            .compress_vec(raw, out, flate2::FlushCompress::Full)
             .map(|_| deflater.total_in());
         if consumed.ok().and_then(|bytes| usize::try_from(bytes).ok()) != Some(raw.len()) {
             return Err(broken("the block was not consumed"));
         }
         deflater.reset();
-        self.deflaters.lock().unwrap_or_else(PoisonError::into_inner).push(deflater);
-        Ok(if out.len() > raw.len() { stored_blocks(raw) } else { out })
+        give(&self.deflaters, deflater);
+        if out.len() > raw.len() {
+            out.clear();
+            stored_blocks(raw, out);
+        }
+        Ok(())
     }
+}
+
+fn take<T>(free: &Mutex<Vec<T>>) -> Option<T> {
+    free.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+fn give<T>(free: &Mutex<Vec<T>>, item: T) {
+    free.lock().unwrap_or_else(PoisonError::into_inner).push(item);
 }
 
 /// Deflate blocks that hold the bytes as they are (RFC 1951 §3.2.4), for what cannot be
 /// compressed. Each is whole bytes long, so no flush is needed.
-fn stored_blocks(raw: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(raw.len() + 5 * raw.len().div_ceil(STORED_BYTES_MAX));
+fn stored_blocks(raw: &[u8], out: &mut Vec<u8>) {
     for chunk in raw.chunks(STORED_BYTES_MAX) {
         let length = u16::try_from(chunk.len()).expect("a stored block is under 64 KiB");
         out.push(0);
@@ -199,7 +217,6 @@ fn stored_blocks(raw: &[u8]) -> Vec<u8> {
         out.extend((!length).to_le_bytes());
         out.extend_from_slice(chunk);
     }
-    out
 }
 
 fn broken(compression: Compression, source: io::Error) -> CodecError {
@@ -219,9 +236,9 @@ fn lz4_header() -> Result<Vec<u8>, CodecError> {
 }
 
 /// One data block of a frame: its size, with the high bit set when it is stored as it is.
-fn lz4_block(raw: &[u8]) -> Result<Vec<u8>, CodecError> {
+fn lz4_block(raw: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
     let size = |bytes: usize| u32::try_from(bytes).expect("a block is at most 1 MiB");
-    let mut out = vec![0; 4 + lz4_flex::block::get_maximum_output_size(raw.len())];
+    out.resize(4 + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
     let written = lz4_flex::block::compress_into(raw, &mut out[4..])
         .map_err(|error| broken(Compression::Lz4, io::Error::other(error)))?;
     if written < raw.len() {
@@ -232,12 +249,13 @@ fn lz4_block(raw: &[u8]) -> Result<Vec<u8>, CodecError> {
         out[..4].copy_from_slice(&(size(raw.len()) | 1 << 31).to_le_bytes());
         out.extend_from_slice(raw);
     }
-    Ok(out)
+    Ok(())
 }
 
-/// Framing chunks, without the stream identifier that the encoder puts in front.
-fn snappy_frames(raw: &[u8]) -> Result<Vec<u8>, CodecError> {
-    let mut encoder = snap::write::FrameEncoder::new(Vec::with_capacity(raw.len() / 2));
+/// Framing chunks in the memory of `out`, without the stream identifier that the encoder puts
+/// in front.
+fn snappy_frames(raw: &[u8], out: Vec<u8>) -> Result<Vec<u8>, CodecError> {
+    let mut encoder = snap::write::FrameEncoder::new(out);
     encoder
         .write_all(raw)
         .and_then(|()| encoder.into_inner().map_err(|error| io::Error::other(error.to_string())))

@@ -355,6 +355,19 @@ mod tests {
         Some(Compression::Zstd),
     ];
 
+    #[test]
+    fn a_compressed_block_holds_hardly_more_memory_than_its_bytes() {
+        for compression in [Compression::Gzip, Compression::Snappy, Compression::Lz4] {
+            let codec = TarballCodec::new(Some(compression), None);
+            let TarballStream::Blocks(mut stream) = codec.begin(2).expect("stream") else {
+                panic!("{compression:?} is made of blocks");
+            };
+            let block = stream.encoder().encode(&vec![b'a'; BLOCK_BYTES]).expect("block");
+            let bytes = stream.join(block);
+            assert!(bytes.capacity() <= bytes.len() + 64, "{compression:?}: {}", bytes.capacity());
+        }
+    }
+
     fn encode(codec: TarballCodec, raw: &[u8], block_bytes: usize) -> Vec<u8> {
         match codec.begin(2).expect("stream") {
             TarballStream::Blocks(mut stream) => {

@@ -141,11 +141,12 @@ fn a_table_of_several_segments_survives_and_needs_no_more_memory_than_a_small_on
              from generate_series(1, {rows}) g"
         ));
     };
-    // About a kilobyte a row.
-    fill("small", 100_000);
+    // About a kilobyte a row; two tables, so that there is work for both jobs.
+    fill("small", 250_000);
+    fill("other", 250_000);
     cluster.configure("wal_level = replica\nmax_wal_senders = 4\n");
     archive(&ours, &store, &cluster, &["--zstd"]);
-    let small = backup(&ours, &store, &cluster, &["--gzip", "--compression-level", "1"]);
+    let small = backup(&ours, &store, &cluster, &["--lz4", "-n", "small"]);
 
     cluster.configure("wal_level = minimal\nmax_wal_senders = 0\narchive_mode = off\n");
     cluster.stop("fast");
@@ -155,27 +156,36 @@ fn a_table_of_several_segments_survives_and_needs_no_more_memory_than_a_small_on
     cluster.stop("fast");
     cluster.start();
     assert!(cluster.psql("select pg_relation_size('big') / (1 << 30)") == "2");
-    let big = backup(&ours, &store, &cluster, &["--gzip", "--compression-level", "1"]);
-    same_memory("backup", &small, &big);
+    let big = backup(&ours, &store, &cluster, &["--lz4", "-n", "big"]);
+    same_memory(&small, &big);
+
+    // Uncompressed, every part is full; the budget and what the process needs anyway is the limit.
+    let full = backup(&ours, &store, &cluster, &["--max-memory", "64MB", "-n", "full"]);
+    within_192_mebibytes(&full);
 
     cluster.archive_everything();
     let expected = cluster.table_checksums();
     cluster.destroy();
-    let (first, small) = restore_measured(&ours, &store, "first");
-    first.destroy();
-    let (restored, big) = restore_measured(&ours, &store, "last");
-    same_memory("restore", &small, &big);
+    // A restore fetches ahead as far as its budget goes: the budget is the promise.
+    let (_, big) = restore_measured(&ours, &store, "big", &["--max-memory", "64MB"]);
+    within_192_mebibytes(&big);
+    let (restored, full) = restore_measured(&ours, &store, "full", &["--max-memory", "64MB"]);
+    within_192_mebibytes(&full);
     recover(&ours, &store, &restored, "");
     assert_eq!(restored.table_checksums(), expected);
 }
 
+fn within_192_mebibytes(outcome: &Outcome) {
+    assert!(outcome.peak_memory_bytes < 192 << 20, "{} bytes", outcome.peak_memory_bytes);
+}
+
 /// Peaks vary a little with the scheduling of threads.
-fn same_memory(what: &str, small: &Outcome, big: &Outcome) {
+fn same_memory(small: &Outcome, big: &Outcome) {
     let (small, big) = (small.peak_memory_bytes, big.peak_memory_bytes);
-    assert!(small > 0 && big > 0, "the memory of the {what} was not seen");
+    assert!(small > 0 && big > 0, "the memory was not seen");
     assert!(
         big * 10 < small * 13,
-        "{what}: peak memory grew from {small} bytes at 100 MB to {big} bytes at 2 GB"
+        "peak memory grew from {small} bytes at 500 MB to {big} bytes at 2 GB"
     );
 }
 
@@ -214,10 +224,15 @@ fn restore_into(
     cluster
 }
 
-fn restore_measured(ours: &Commands, store: &StoreUnderTest, id: &str) -> (Cluster, Outcome) {
+fn restore_measured(
+    ours: &Commands,
+    store: &StoreUnderTest,
+    id: &str,
+    options: &[&str],
+) -> (Cluster, Outcome) {
     let cluster = Cluster::empty(&store.environment);
     let data = cluster.data().display().to_string();
-    let mut command = ours.command("barman-cloud-restore", store, &[], &[SERVER, id, &data]);
+    let mut command = ours.command("barman-cloud-restore", store, options, &[SERVER, id, &data]);
     let outcome = spawn(&mut command).wait_watching_memory().exits(0);
     verify(&cluster);
     (cluster, outcome)

@@ -23,9 +23,13 @@ fn a_killed_restore_never_starts_and_ends_well_when_it_is_run_again() {
     run(&mut restore(&ours, &store, &whole)).exits(0);
     let expected = tree(&whole);
     let mut killed_on_the_way = 0;
-    for after in (0..16).map(|step| Duration::from_millis(step * 6)) {
+    for after in (0..16).map(|step| Duration::from_millis(step * 2)) {
         let cluster = Cluster::empty(&[]);
+        let journal = cluster.data().join(".barman-cloud-restore.json");
         let mut running = spawn(&mut restore(&ours, &store, &cluster));
+        while !journal.exists() && !running.ended() {
+            std::thread::yield_now();
+        }
         // Not a wait for something: the moment is what this test varies.
         std::thread::sleep(after);
         let was_on_its_way = !running.ended();
@@ -33,7 +37,7 @@ fn a_killed_restore_never_starts_and_ends_well_when_it_is_run_again() {
         running.wait();
 
         let started = cluster.data().join("global/pg_control").exists();
-        let journal = cluster.data().join(".barman-cloud-restore.json").exists();
+        let journal = journal.exists();
         if was_on_its_way && journal && !started {
             killed_on_the_way += 1;
         }

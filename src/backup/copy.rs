@@ -3,8 +3,9 @@
 use crate::backup::BackupError;
 use crate::backup::plan::{BackupPlan, TarballPlan};
 use crate::backup::produce::{Produced, Production, produce};
-use crate::backup::ship::{Freight, ShipError, TarballSink, open};
-use crate::catalog::{BackupId, Layout, TarballName, TarballRecord};
+use crate::backup::ship::{Delivered, Freight, ShipError, TarballSink, open};
+use crate::catalog::{BackupId, IndexRecord, Layout, TarballName, TarballRecord};
+use crate::codec::BlockDecoder;
 use futures::stream::{self, StreamExt};
 use std::io;
 use std::num::NonZeroUsize;
@@ -84,10 +85,10 @@ pub async fn write_tarball(
     let begun = Instant::now();
     let file_name = name.file_name();
     let key = destination.layout.backup_object(&destination.id, &file_name);
-    let (sink, shipment) = open(freight, key.clone()).map_err(|error| BackupError::Upload {
-        object: file_name.clone(),
-        source: ShipError::Codec(error),
-    })?;
+    let index = BlockDecoder::knows(name.compression)
+        .then(|| destination.layout.backup_object(&destination.id, &name.index_name()));
+    let (sink, shipment) = open(freight, key.clone(), index)
+        .map_err(|source| BackupError::Upload { object: file_name.clone(), source })?;
     let writing = tokio::task::spawn_blocking(move || {
         let (sink, produced) = write(sink)?;
         sink.finish().map_err(|error| BackupError::Tarball { source: error })?;
@@ -102,6 +103,7 @@ pub async fn write_tarball(
         (_, Err(error)) => return Err(BackupError::Upload { object: file_name, source: error }),
         (Err(error), Ok(_)) => return Err(error),
     };
+    let Delivered { object: stored, index } = stored;
     tracing::info!(
         object = %key,
         bytes = stored.bytes,
@@ -116,6 +118,7 @@ pub async fn write_tarball(
         raw_bytes: produced.raw_bytes,
         members: produced.members,
         sha256: stored.sha256,
+        index: index.map(|index| IndexRecord { stored_bytes: index.bytes, sha256: index.sha256 }),
     };
     Ok(Carried { name, record, elapsed: begun.elapsed() })
 }

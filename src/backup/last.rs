@@ -7,10 +7,12 @@
 use crate::backup::produce::{Produced, RecordFile, finish, member_meta};
 use crate::backup::ship::TarballSink;
 use crate::backup::{BackupError, disk_error};
+use crate::catalog::IndexedMember;
 use crate::disk::Accounts;
 use crate::pgdata::{ControlFile, ManifestEntry};
 use crate::tarball::{MemberMeta, TarballWriter};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,10 +85,12 @@ pub fn write_last(
             modified: i64::try_from(file.meta.modified).unwrap_or(0),
             crc32c: crc32c::crc32c(&file.content),
         };
-        writer
-            .file(&file.path, bytes, &file.meta, &mut &file.content[..])
-            .and_then(|()| manifest.record(&entry))
-            .map_err(|error| BackupError::Tarball { source: error })?;
+        let failed = |error| BackupError::Tarball { source: error };
+        let offset =
+            writer.file(&file.path, bytes, &file.meta, &mut &file.content[..]).map_err(failed)?;
+        let path = file.path.as_os_str().as_bytes().to_vec();
+        writer.target().note(IndexedMember { path, offset, bytes });
+        manifest.record(&entry).map_err(failed)?;
     }
     finish(writer)
 }

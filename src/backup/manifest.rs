@@ -35,9 +35,8 @@ impl ManifestUpload {
         version: ManifestVersion,
     ) -> Result<Self, BackupError> {
         let plain = Freight { codec: TarballCodec::new(None, None), ..freight.clone() };
-        let (sink, shipment): (_, Shipment) =
-            open(&plain, key).map_err(|error| upload_error(ShipError::Codec(error)))?;
-        let delivery = tokio::spawn(shipment.deliver());
+        let (sink, shipment): (_, Shipment) = open(&plain, key, None).map_err(upload_error)?;
+        let delivery = tokio::spawn(async { Ok(shipment.deliver().await?.object) });
         // The header fits the sink's first block, so nothing is sent and nothing waits here.
         let writer = ManifestWriter::new(sink, version)
             .map_err(|error| BackupError::Tarball { source: error })?;

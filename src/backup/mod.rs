@@ -50,7 +50,7 @@ use crate::disk::Accounts;
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Monitor, Phase};
 use crate::pgdata::{ControlFile, WalRange};
-use crate::postgres::{ServerFacts, Session, StartedBackup, StoppedBackup};
+use crate::postgres::{ArchiveWait, ServerFacts, Session, StartedBackup, StoppedBackup};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -236,8 +236,13 @@ impl Run<'_> {
         files.insert(0, read_control_file(&pgdata, &production.accounts)?);
         self.monitor.phase(Phase::StoppingBackup);
         let restore_point = format!("barman_{}", self.id);
-        let stopped =
-            started.stop(&restore_point, &self.cancel).await.map_err(BackupError::Postgres)?;
+        // Where we look into the archive ourselves, PostgreSQL need not: it looks once a second.
+        let wait = match self.options.wal {
+            WalConfirmation::WaitUpTo(_) => ArchiveWait::Caller,
+            WalConfirmation::Leave => ArchiveWait::Server,
+        };
+        let stopped = started.stop(&restore_point, wait, &self.cancel).await;
+        let stopped = stopped.map_err(BackupError::Postgres)?;
         prepare::check_timeline(self.info.timeline, stopped.timeline)?;
         let modified = u64::try_from(stopped.end_time.timestamp().as_second()).unwrap_or(0);
         files.push(label_file(stopped.label.as_str(), &pgdata, &production.accounts, modified)?);

@@ -4,11 +4,12 @@
 //! per file, and the tally.
 
 use crate::backup::plan::{AreaSurvey, Piece, TarballPlan, share_of};
+use crate::backup::ship::TarballSink;
 use crate::backup::source::{Noticed, PageCheck, SourceFile};
 use crate::backup::survey::{Area, Found, present, visit};
 use crate::backup::tally::Tally;
 use crate::backup::{BackupError, disk_error};
-use crate::catalog::DamagedFile;
+use crate::catalog::{DamagedFile, IndexedMember};
 use crate::disk::Accounts;
 use crate::flow::Cancel;
 use crate::monitor::{Metric, Monitor};
@@ -17,7 +18,8 @@ use crate::tarball::{MemberMeta, Owner, TarballWriter};
 use crate::wal::Lsn;
 use std::collections::HashSet;
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,20 +72,20 @@ pub struct Produced {
 }
 
 /// One tarball being written.
-struct OneTarball<'a, W: Write> {
+struct OneTarball<'a> {
     production: &'a Production,
     area: &'a Area,
     placed: &'a HashSet<PathBuf>,
-    writer: TarballWriter<W>,
+    writer: TarballWriter<TarballSink>,
     scratch: Vec<u8>,
 }
 
 /// Writes all members of `plan`; the sink comes back for its own ending.
-pub fn produce<W: Write>(
+pub fn produce(
     production: &Production,
     plan: &TarballPlan,
-    sink: W,
-) -> Result<(W, Produced), BackupError> {
+    sink: TarballSink,
+) -> Result<(TarballSink, Produced), BackupError> {
     let SurveyedArea { area, survey, placed } = production
         .areas
         .iter()
@@ -112,7 +114,7 @@ pub fn produce<W: Write>(
 }
 
 /// Ends a tarball.
-pub fn finish<W: Write>(writer: TarballWriter<W>) -> Result<(W, Produced), BackupError> {
+pub fn finish(writer: TarballWriter<TarballSink>) -> Result<(TarballSink, Produced), BackupError> {
     let members = writer.members();
     let before_end = writer.bytes();
     // Two zero blocks, padded to a record of 10240 bytes.
@@ -135,7 +137,7 @@ pub fn member_meta(metadata: &Metadata, accounts: &Accounts) -> MemberMeta {
     }
 }
 
-impl<W: Write> OneTarball<'_, W> {
+impl OneTarball<'_> {
     /// All directories of the area, parents first. A data directory has an entry for its root;
     /// a tablespace has none, because its root belongs to the machine (contract §6.2).
     fn directories(&mut self, survey: &AreaSurvey) -> Result<(), BackupError> {
@@ -187,10 +189,13 @@ impl<W: Write> OneTarball<'_, W> {
         let mut source = SourceFile::new(&file, bytes, check, scratch);
         let meta = member_meta(&metadata, &self.production.accounts);
         let mut tell = Told { inner: &mut source, production: self.production };
-        self.writer.file(path, bytes, &meta, &mut tell).map_err(|error| match error.kind() {
+        let written = self.writer.file(path, bytes, &meta, &mut tell);
+        let offset = written.map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => BackupError::Tarball { source: error },
             _ => disk_error("back up file", &absolute, error),
         })?;
+        let name = path.as_os_str().as_bytes().to_vec();
+        self.writer.target().note(IndexedMember { path: name, offset, bytes });
         let (noticed, scratch) = source.finish();
         self.scratch = scratch;
         self.note(path, &absolute, &metadata, noticed)

@@ -5,15 +5,19 @@
 //!                    └────── in order, bounded ──────┴▶ task: join → parts → store
 //! ```
 //!
-//! Order is kept by the channel: it carries the promises of encoded blocks in stream order.
+//! Order is kept by the channel: it carries the promises of encoded blocks in stream order, each
+//! with the members that begin in it. From both the index is made, as a second object.
 //! Memory: at most `depth` blocks per tarball, raw or encoded, wait between the two sides.
 
-use crate::codec::{BLOCK_BYTES, BlockEncoder, BlockStream, CodecError, EncodedBlock};
-use crate::codec::{SerialStream, TarballCodec, TarballStream};
+use crate::catalog::{IndexWriter, IndexedMember};
+use crate::codec::{BLOCK_BYTES, BlockEncoder, BlockMark, BlockStream, CodecError, EncodedBlock};
+use crate::codec::{Encoded, SerialStream, TarballCodec, TarballStream};
 use crate::flow::{Buffers, Cancel, Pending, WorkerGone, WorkerPool};
 use crate::store::{Courier, ObjectKey, ObjectWriteError, ObjectWriter, WrittenObject};
+use crate::tarball::ContentSink;
 use bytes::Bytes;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::mem;
 use tokio::sync::mpsc;
 
 /// What all tarballs of one backup share.
@@ -39,14 +43,16 @@ pub enum ShipError {
     Codec(CodecError),
     #[error(transparent)]
     Worker(WorkerGone),
+    #[error("could not write the index of the tarball")]
+    Index(#[source] io::Error),
     /// The writing side stopped before the end; its own error says why.
     #[error("the tarball was not written to its end")]
     Incomplete,
 }
 
 enum Chunk {
-    Encoding(Pending<Result<EncodedBlock, CodecError>>),
-    Ready(Vec<u8>),
+    Block { members: Vec<IndexedMember>, block: Pending<Result<EncodedBlock, CodecError>> },
+    Serial { members: Vec<IndexedMember>, encoded: Encoded },
     End,
 }
 
@@ -54,13 +60,16 @@ enum Chunk {
 /// shipment fail: a tarball never ends by accident.
 pub struct TarballSink {
     stage: Stage,
+    /// Always of [`BLOCK_BYTES`], of which the first `filled` are taken.
     buffer: Vec<u8>,
+    filled: usize,
+    /// Those whose content begins in what was not passed on yet.
+    members: Vec<IndexedMember>,
     chunks: mpsc::Sender<Chunk>,
     freight: Freight,
 }
 
 enum Stage {
-    Plain,
     Blocks(BlockEncoder),
     Serial(Box<SerialStream>),
 }
@@ -70,71 +79,127 @@ pub struct Shipment {
     stream: Option<BlockStream>,
     chunks: mpsc::Receiver<Chunk>,
     object: ObjectWriter,
+    index: Option<IndexShipment>,
 }
 
-/// Opens both sides of one tarball.
-pub fn open(freight: &Freight, key: ObjectKey) -> Result<(TarballSink, Shipment), CodecError> {
+/// The index of a tarball on its way.
+struct IndexShipment {
+    writer: IndexWriter,
+    object: ObjectWriter,
+}
+
+/// What was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    pub object: WrittenObject,
+    pub index: Option<WrittenObject>,
+}
+
+/// Opens both sides of one object; `index` is the key of its index, if it shall have one.
+pub fn open(
+    freight: &Freight,
+    key: ObjectKey,
+    index: Option<ObjectKey>,
+) -> Result<(TarballSink, Shipment), ShipError> {
     let (sender, receiver) = mpsc::channel(freight.depth);
-    let (stage, stream) = match freight.codec.begin(freight.zstd_workers)? {
+    let stream = freight.codec.begin(freight.zstd_workers).map_err(ShipError::Codec)?;
+    let (stage, stream) = match stream {
         TarballStream::Serial(stream) => (Stage::Serial(stream), None),
-        TarballStream::Blocks(_) if freight.codec.compression.is_none() => (Stage::Plain, None),
         TarballStream::Blocks(stream) => (Stage::Blocks(stream.encoder()), Some(stream)),
     };
     let sink = TarballSink {
         stage,
-        buffer: freight.buffers.take(),
+        buffer: block_buffer(&freight.buffers),
+        filled: 0,
+        members: Vec::new(),
         chunks: sender,
         freight: freight.clone(),
     };
+    let index = index
+        .map(|key| {
+            let writer = IndexWriter::new().map_err(ShipError::Index)?;
+            let object = ObjectWriter::new(freight.courier.clone(), key);
+            Ok(IndexShipment { writer, object })
+        })
+        .transpose()?;
     let object = ObjectWriter::new(freight.courier.clone(), key);
-    Ok((sink, Shipment { stream, chunks: receiver, object }))
+    Ok((sink, Shipment { stream, chunks: receiver, object, index }))
 }
 
 impl TarballSink {
     /// Ends the stream; the object appears when the other side has stored everything.
     pub fn finish(mut self) -> io::Result<()> {
-        self.pass_block()?;
+        if self.filled > 0 {
+            self.pass_block()?;
+        }
         if let Stage::Serial(stream) = self.stage {
-            let rest = stream.finish().map_err(io::Error::other)?;
-            send(&self.chunks, Chunk::Ready(rest))?;
+            let encoded = stream.finish().map_err(io::Error::other)?;
+            send(&self.chunks, Chunk::Serial { members: self.members, encoded })?;
         }
         send(&self.chunks, Chunk::End)
     }
 
+    /// Notes where a member's content lies, once it was written.
+    pub fn note(&mut self, member: IndexedMember) {
+        self.members.push(member);
+    }
+
     fn pass_block(&mut self) -> io::Result<()> {
         self.freight.cancel.check().map_err(io::Error::other)?;
-        let next = self.freight.buffers.take();
-        let raw = std::mem::replace(&mut self.buffer, next);
+        let filled = mem::take(&mut self.filled);
         let chunk = match &mut self.stage {
-            Stage::Plain => Chunk::Ready(raw),
             Stage::Serial(stream) => {
-                let ready = stream.encode(&raw).map_err(io::Error::other)?;
-                self.freight.buffers.give(raw);
-                if ready.is_empty() {
+                let encoded = stream.encode(&self.buffer[..filled]).map_err(io::Error::other)?;
+                if encoded.bytes.is_empty() {
                     return Ok(());
                 }
-                Chunk::Ready(ready)
+                Chunk::Serial { members: mem::take(&mut self.members), encoded }
             }
             Stage::Blocks(encoder) => {
+                let next = block_buffer(&self.freight.buffers);
+                let mut raw = mem::replace(&mut self.buffer, next);
+                raw.truncate(filled);
                 let (encoder, buffers) = (encoder.clone(), self.freight.buffers.clone());
-                Chunk::Encoding(self.freight.pool.submit(move || {
-                    let encoded = encoder.encode(&raw);
-                    buffers.give(raw);
-                    encoded
-                }))
+                let block = self.freight.pool.submit(move || {
+                    let (encoded, memory) = encoder.encode(raw)?;
+                    memory.into_iter().for_each(|memory| buffers.give(memory));
+                    Ok(encoded)
+                });
+                Chunk::Block { members: mem::take(&mut self.members), block }
             }
         };
         send(&self.chunks, chunk)
+    }
+
+    fn advance(&mut self, bytes: usize) -> io::Result<()> {
+        self.filled += bytes;
+        if self.filled == BLOCK_BYTES { self.pass_block() } else { Ok(()) }
+    }
+}
+
+/// A buffer with all of its bytes there, whatever they are.
+fn block_buffer(buffers: &Buffers) -> Vec<u8> {
+    let mut buffer = buffers.take();
+    buffer.resize(BLOCK_BYTES, 0);
+    buffer
+}
+
+impl ContentSink for TarballSink {
+    fn fill_from(&mut self, content: &mut dyn Read, limit: u64) -> io::Result<u64> {
+        let room = &mut self.buffer[self.filled..];
+        let wanted = usize::try_from(limit).unwrap_or(usize::MAX).min(room.len());
+        let taken = content.read(&mut room[..wanted])?;
+        self.advance(taken)?;
+        Ok(u64::try_from(taken).expect("a length fits 64 bits"))
     }
 }
 
 impl Write for TarballSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(BLOCK_BYTES - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..taken]);
-        if self.buffer.len() == BLOCK_BYTES {
-            self.pass_block()?;
-        }
+        let room = &mut self.buffer[self.filled..];
+        let taken = bytes.len().min(room.len());
+        room[..taken].copy_from_slice(&bytes[..taken]);
+        self.advance(taken)?;
         Ok(taken)
     }
 
@@ -146,32 +211,48 @@ impl Write for TarballSink {
 
 impl Shipment {
     /// Uploads until the writing side is done; gives parts back to the store if it fails.
-    pub async fn deliver(mut self) -> Result<WrittenObject, ShipError> {
-        match self.forward().await {
-            Ok(()) => self.object.finish().await.map_err(ShipError::Object),
-            Err(error) => {
-                self.object.abort().await;
-                Err(error)
+    ///
+    /// The index comes after its tarball: whoever finds it finds the tarball too.
+    pub async fn deliver(mut self) -> Result<Delivered, ShipError> {
+        if let Err(error) = self.forward().await {
+            self.object.abort().await;
+            if let Some(index) = self.index {
+                index.object.abort().await;
             }
+            return Err(error);
         }
+        let object = self.object.finish().await.map_err(ShipError::Object);
+        let index = match (self.index, &object) {
+            (Some(index), Ok(_)) => Some(index.finish().await?),
+            (Some(index), Err(_)) => {
+                index.object.abort().await;
+                None
+            }
+            (None, _) => None,
+        };
+        Ok(Delivered { object: object?, index })
     }
 
     async fn forward(&mut self) -> Result<(), ShipError> {
-        if let Some(stream) = &self.stream {
+        if let Some(stream) = &mut self.stream {
             let header = stream.header().map_err(ShipError::Codec)?;
             self.put(header).await?;
         }
         loop {
-            let bytes = match self.chunks.recv().await {
+            let (members, bytes, marks) = match self.chunks.recv().await {
                 None => return Err(ShipError::Incomplete),
                 Some(Chunk::End) => break,
-                Some(Chunk::Ready(bytes)) => bytes,
-                Some(Chunk::Encoding(pending)) => {
-                    let encoded = pending.join().await.map_err(ShipError::Worker)?;
+                Some(Chunk::Serial { members, encoded }) => (members, encoded.bytes, encoded.marks),
+                Some(Chunk::Block { members, block }) => {
+                    let block = block.join().await.map_err(ShipError::Worker)?;
                     let stream = self.stream.as_mut().expect("blocks come with a stream");
-                    stream.join(encoded.map_err(ShipError::Codec)?)
+                    let (bytes, mark) = stream.join(block.map_err(ShipError::Codec)?);
+                    (members, bytes, vec![mark])
                 }
             };
+            if let Some(index) = &mut self.index {
+                index.add(members, marks).await?;
+            }
             self.put(bytes).await?;
         }
         match self.stream.take() {
@@ -185,6 +266,32 @@ impl Shipment {
             return Ok(());
         }
         self.object.write(Bytes::from(bytes)).await.map_err(ShipError::Object)
+    }
+}
+
+impl IndexShipment {
+    async fn add(
+        &mut self,
+        members: Vec<IndexedMember>,
+        marks: Vec<BlockMark>,
+    ) -> Result<(), ShipError> {
+        for member in members {
+            self.writer.member(member).map_err(ShipError::Index)?;
+        }
+        for mark in marks {
+            self.writer.block(mark).map_err(ShipError::Index)?;
+        }
+        let ready = self.writer.take();
+        if ready.is_empty() {
+            return Ok(());
+        }
+        self.object.write(Bytes::from(ready)).await.map_err(ShipError::Object)
+    }
+
+    async fn finish(mut self) -> Result<WrittenObject, ShipError> {
+        let rest = self.writer.finish().map_err(ShipError::Index)?;
+        self.object.write(Bytes::from(rest)).await.map_err(ShipError::Object)?;
+        self.object.finish().await.map_err(ShipError::Object)
     }
 }
 

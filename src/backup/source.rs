@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 
-/// Bytes per read call; a multiple of the page size.
+/// The most bytes per read call: what is read is still in the cache when it is looked at.
 const READ_BYTES: usize = 256 << 10;
 
 /// Which pages of a relation are checked, and against what.
@@ -43,6 +43,7 @@ pub struct SourceFile<'a> {
     file: &'a File,
     left: u64,
     offset: u64,
+    /// A page that did not fit what the caller had room for.
     buffer: Vec<u8>,
     taken: usize,
     check: Option<PageCheck>,
@@ -73,26 +74,25 @@ impl<'a> SourceFile<'a> {
         (self.noticed, self.buffer)
     }
 
-    fn fill(&mut self) -> io::Result<()> {
-        let wanted = READ_BYTES.min(usize::try_from(self.left).unwrap_or(READ_BYTES));
-        self.buffer.resize(wanted, 0);
-        self.taken = 0;
+    /// Fills all of `out` from the file, with zeros behind its end, and looks at it.
+    fn fill(&mut self, out: &mut [u8]) -> io::Result<()> {
+        let wanted = out.len();
         let mut got = 0;
         while got < wanted && !self.ended {
             let position = self.offset + count(got);
-            match self.file.read_at(&mut self.buffer[got..], position) {
+            match self.file.read_at(&mut out[got..], position) {
                 Ok(0) => self.ended = true,
                 Ok(bytes) => got += bytes,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        self.buffer[got..].fill(0);
+        out[got..].fill(0);
         self.noticed.padded_bytes += count(wanted - got);
         if let Some(check) = self.check {
-            self.check_pages(check, got);
+            self.check_pages(check, &mut out[..got]);
         }
-        self.noticed.crc32c = crc32c::crc32c_append(self.noticed.crc32c, &self.buffer);
+        self.noticed.crc32c = crc32c::crc32c_append(self.noticed.crc32c, out);
         self.offset += count(wanted);
         self.left -= count(wanted);
         Ok(())
@@ -100,10 +100,9 @@ impl<'a> SourceFile<'a> {
 
     /// Checks whole pages; one that does not match is read again, since PostgreSQL may have
     /// been in the middle of writing it.
-    fn check_pages(&mut self, check: PageCheck, got: usize) {
+    fn check_pages(&mut self, check: PageCheck, out: &mut [u8]) {
         let first = self.offset / count(PAGE_BYTES);
-        let whole = got / PAGE_BYTES;
-        for (index, page) in (0u64..).zip(self.buffer.chunks_exact_mut(PAGE_BYTES).take(whole)) {
+        for (index, page) in (0u64..).zip(out.chunks_exact_mut(PAGE_BYTES)) {
             let number = u32::try_from(u64::from(check.first_page) + first + index);
             let Ok(number) = number else { return };
             if !is_damaged(page, number, check.begun_at) {
@@ -127,10 +126,22 @@ impl<'a> SourceFile<'a> {
 impl Read for SourceFile<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         if self.taken == self.buffer.len() {
-            if self.left == 0 {
+            if self.left == 0 || out.is_empty() {
                 return Ok(0);
             }
-            self.fill()?;
+            let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+            let whole = out.len().min(READ_BYTES);
+            // Straight into the caller's memory, in whole pages: their checksums are looked at.
+            let direct = if left <= whole { left } else { whole - whole % PAGE_BYTES };
+            if direct > 0 {
+                self.fill(&mut out[..direct])?;
+                return Ok(direct);
+            }
+            let mut buffer = std::mem::take(&mut self.buffer);
+            buffer.resize(PAGE_BYTES.min(left), 0);
+            let filled = self.fill(&mut buffer);
+            (self.buffer, self.taken) = (buffer, 0);
+            filled?;
         }
         let given = out.len().min(self.buffer.len() - self.taken);
         out[..given].copy_from_slice(&self.buffer[self.taken..self.taken + given]);

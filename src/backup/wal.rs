@@ -6,8 +6,9 @@ use crate::flow::Cancel;
 use crate::wal::{Lsn, SegmentSize, TimelineId, WalSegment};
 use std::time::{Duration, Instant};
 
-/// The first and the longest pause between two looks at the archive.
-const PAUSE_MIN: Duration = Duration::from_millis(200);
+/// The first and the longest pause between two looks at the archive. The archiver was woken
+/// when the backup stopped, so one segment's archiving is what is waited for.
+const PAUSE_MIN: Duration = Duration::from_millis(30);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// After this long the operator is told what is waited for, and again after each such time.

@@ -144,6 +144,11 @@ impl TarballName {
         name
     }
 
+    /// The name of its index in the backup's folder.
+    pub fn index_name(&self) -> String {
+        format!("index/{}.jsonl.zst", self.file_name())
+    }
+
     /// Parses the name of an object in a backup's folder; `None` when it is no tarball.
     pub fn parse(file_name: &str) -> Option<Self> {
         let (stem, extension) = file_name.split_once('.')?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <prefix>/<server>/base/<backup_id>/{started.json,backup.json,backup.info,backup_manifest,data.tar…}
+//! <prefix>/<server>/base/<backup_id>/index/<tarball>.jsonl.zst
 //! <prefix>/<server>/wals/<16 hex>/<24 hex>[.ext]
 //! <prefix>/<server>/archive.json
 //! ```
@@ -20,6 +21,7 @@ mod layout;
 mod listing;
 mod publish;
 mod record;
+mod tarball_index;
 mod tarballs;
 mod wal_index;
 
@@ -32,8 +34,9 @@ pub use keep::{Keep, KeepTarget};
 pub use layout::{Layout, TarballName, TarballTarget};
 pub use listing::{BackupSelector, CatalogListing, SelectError};
 pub use record::{
-    ArchiveIdentity, BackupMethod, BackupRecord, BackupStatistics, DamagedFile, StartedRecord,
-    TarballRecord,
+    ArchiveIdentity, BackupMethod, BackupRecord, BackupStatistics, DamagedFile, IndexRecord,
+    StartedRecord, TarballRecord,
 };
+pub use tarball_index::{IndexReadError, IndexWriter, IndexedMember, read_index};
 pub use tarballs::{Tarball, TarballError};
 pub use wal_index::WalObject;

@@ -275,6 +275,7 @@ mod tests {
             raw_bytes: 3,
             members: 1,
             sha256: String::new(),
+            index: None,
         });
         let error = catalog.publish(&record).await.expect_err("gone");
         assert!(matches!(error, CatalogError::Incomplete(_)), "{error}");
@@ -296,6 +297,7 @@ mod tests {
             raw_bytes: 3,
             members: 1,
             sha256: String::new(),
+            index: None,
         });
         catalog.publish(&record).await.expect("publishes");
         let delete = async |key: String| {

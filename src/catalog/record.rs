@@ -52,6 +52,18 @@ pub struct TarballRecord {
     pub members: u64,
     /// Lower-case hex SHA-256 of the stored object.
     pub sha256: String,
+    /// Where its members and blocks lie; absent for compressions that can only be read in
+    /// sequence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<IndexRecord>,
+}
+
+/// The index of one tarball, as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexRecord {
+    pub stored_bytes: u64,
+    /// Lower-case hex SHA-256 of the stored object.
+    pub sha256: String,
 }
 
 /// What a backup cost.

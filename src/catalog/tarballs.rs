@@ -178,6 +178,7 @@ mod tests {
             raw_bytes: 0,
             members: 0,
             sha256: String::new(),
+            index: None,
         };
         backup.record = Some(BackupRecord {
             id: backup.id.clone(),

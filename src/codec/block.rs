@@ -16,17 +16,16 @@
 //!
 //! bzip2 and zstd keep state from block to block, so they are [`SerialStream`]s: bzip2 uses one
 //! thread per tarball, zstd lets its own workers compress independent jobs of one frame.
+//!
+//! Where each block begins is told by a [`BlockMark`]: whoever has the marks can decode any
+//! block alone ([`BlockDecoder`](crate::codec::BlockDecoder)).
 
-use crate::codec::{CodecError, Compression};
+use crate::codec::{CodecError, Compression, SerialStream};
 use std::io::{self, Write};
-use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Raw bytes per block; the last block of a stream may be shorter.
 pub const BLOCK_BYTES: usize = 1 << 20;
-
-/// Raw bytes of one independent zstd job.
-const ZSTD_JOB_BYTES: u32 = 2 << 20;
 
 /// The gzip header of a stream without name and time (RFC 1952 §2.3.1).
 const GZIP_HEADER: [u8; 10] = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 0xFF];
@@ -81,10 +80,22 @@ impl TarballCodec {
     }
 }
 
+/// Where one block lies that can be decoded without those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockMark {
+    /// Offset of its first byte in the plain stream.
+    pub raw_offset: u64,
+    /// Offset in the compressed stream.
+    pub stored_offset: u64,
+    pub stored_bytes: u64,
+    /// CRC-32 (as gzip's) of the plain bytes.
+    pub crc32: u32,
+}
+
 /// One compressed block and what the trailer needs to know of it.
 #[derive(Debug)]
 pub struct EncodedBlock {
-    pub bytes: Vec<u8>,
+    bytes: Vec<u8>,
     crc: crc32fast::Hasher,
     raw_bytes: u64,
 }
@@ -105,6 +116,7 @@ pub struct BlockStream {
     encoder: BlockEncoder,
     crc: crc32fast::Hasher,
     raw_bytes: u64,
+    stored_bytes: u64,
 }
 
 impl BlockStream {
@@ -113,6 +125,7 @@ impl BlockStream {
             encoder: BlockEncoder { codec, deflaters: Arc::default(), scratch: Arc::default() },
             crc: crc32fast::Hasher::new(),
             raw_bytes: 0,
+            stored_bytes: 0,
         }
     }
 
@@ -121,20 +134,29 @@ impl BlockStream {
     }
 
     /// What precedes the first block.
-    pub fn header(&self) -> Result<Vec<u8>, CodecError> {
-        match self.encoder.codec.compression {
-            Some(Compression::Gzip) => Ok(GZIP_HEADER.to_vec()),
-            Some(Compression::Lz4) => lz4_header(),
-            Some(Compression::Snappy) => Ok(SNAPPY_IDENTIFIER.to_vec()),
-            _ => Ok(Vec::new()),
-        }
+    pub fn header(&mut self) -> Result<Vec<u8>, CodecError> {
+        let header = match self.encoder.codec.compression {
+            Some(Compression::Gzip) => GZIP_HEADER.to_vec(),
+            Some(Compression::Lz4) => lz4_header()?,
+            Some(Compression::Snappy) => SNAPPY_IDENTIFIER.to_vec(),
+            _ => Vec::new(),
+        };
+        self.stored_bytes = count(header.len());
+        Ok(header)
     }
 
-    /// Takes the next block, in stream order, and gives its bytes.
-    pub fn join(&mut self, block: EncodedBlock) -> Vec<u8> {
+    /// Takes the next block, in stream order, and gives its bytes and its place.
+    pub fn join(&mut self, block: EncodedBlock) -> (Vec<u8>, BlockMark) {
+        let mark = BlockMark {
+            raw_offset: self.raw_bytes,
+            stored_offset: self.stored_bytes,
+            stored_bytes: count(block.bytes.len()),
+            crc32: block.crc.clone().finalize(),
+        };
         self.crc.combine(&block.crc);
         self.raw_bytes += block.raw_bytes;
-        block.bytes
+        self.stored_bytes += mark.stored_bytes;
+        (block.bytes, mark)
     }
 
     /// What follows the last block.
@@ -155,28 +177,33 @@ impl BlockStream {
 }
 
 impl BlockEncoder {
-    /// Compresses one block of at most [`BLOCK_BYTES`].
-    pub fn encode(&self, raw: &[u8]) -> Result<EncodedBlock, CodecError> {
+    /// Compresses one block of at most [`BLOCK_BYTES`]. Gives the memory of `raw` back, unless
+    /// it went into the block.
+    pub fn encode(&self, raw: Vec<u8>) -> Result<(EncodedBlock, Option<Vec<u8>>), CodecError> {
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&raw);
+        let raw_bytes = count(raw.len());
+        if self.codec.compression.is_none() {
+            return Ok((EncodedBlock { bytes: raw, crc, raw_bytes }, None));
+        }
         let mut scratch = take(&self.scratch).unwrap_or_default();
         scratch.clear();
         match self.codec.compression {
-            Some(Compression::Gzip) => self.deflate(raw, &mut scratch)?,
-            Some(Compression::Lz4) => lz4_block(raw, &mut scratch)?,
-            Some(Compression::Snappy) => scratch = snappy_frames(raw, scratch)?,
-            _ => scratch.extend_from_slice(raw),
+            Some(Compression::Lz4) => lz4_block(&raw, &mut scratch)?,
+            Some(Compression::Snappy) => scratch = snappy_frames(&raw, scratch)?,
+            _ => self.deflate(&raw, &mut scratch)?,
         }
         let bytes = scratch.as_slice().to_vec();
         give(&self.scratch, scratch);
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(raw);
-        let raw_bytes = u64::try_from(raw.len()).expect("a length fits 64 bits");
-        Ok(EncodedBlock { bytes, crc, raw_bytes })
+        Ok((EncodedBlock { bytes, crc, raw_bytes }, Some(raw)))
     }
 
     /// Deflates `raw` alone into the empty `out` and ends on a byte boundary, so that blocks can
     /// be joined.
     fn deflate(&self, raw: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
-        let broken = |reason: &str| broken(Compression::Gzip, io::Error::other(reason.to_string()));
+        let broken = |reason: &str| {
+            CodecError::compress(Compression::Gzip, io::Error::other(reason.to_string()))
+        };
         let level = u32::try_from(self.codec.level).map_err(|_| broken("negative level"))?;
         let mut deflater = take(&self.deflaters)
             .unwrap_or_else(|| flate2::Compress::new(flate2::Compression::new(level), false));
@@ -199,6 +226,10 @@ impl BlockEncoder {
     }
 }
 
+fn count(bytes: usize) -> u64 {
+    u64::try_from(bytes).expect("a length fits 64 bits")
+}
+
 fn take<T>(free: &Mutex<Vec<T>>) -> Option<T> {
     free.lock().unwrap_or_else(PoisonError::into_inner).pop()
 }
@@ -219,10 +250,6 @@ fn stored_blocks(raw: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-fn broken(compression: Compression, source: io::Error) -> CodecError {
-    CodecError::Compress { compression, source }
-}
-
 /// A frame header that announces independent blocks of at most 1 MiB.
 fn lz4_header() -> Result<Vec<u8>, CodecError> {
     use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
@@ -230,7 +257,7 @@ fn lz4_header() -> Result<Vec<u8>, CodecError> {
     // The encoder writes a header and an end mark for an empty frame; the mark is four bytes.
     let mut frame = FrameEncoder::with_frame_info(info, Vec::new())
         .finish()
-        .map_err(|error| broken(Compression::Lz4, io::Error::other(error)))?;
+        .map_err(|error| CodecError::compress(Compression::Lz4, io::Error::other(error)))?;
     frame.truncate(frame.len().saturating_sub(4));
     Ok(frame)
 }
@@ -240,7 +267,7 @@ fn lz4_block(raw: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
     let size = |bytes: usize| u32::try_from(bytes).expect("a block is at most 1 MiB");
     out.resize(4 + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
     let written = lz4_flex::block::compress_into(raw, &mut out[4..])
-        .map_err(|error| broken(Compression::Lz4, io::Error::other(error)))?;
+        .map_err(|error| CodecError::compress(Compression::Lz4, io::Error::other(error)))?;
     if written < raw.len() {
         out.truncate(4 + written);
         out[..4].copy_from_slice(&size(written).to_le_bytes());
@@ -263,80 +290,7 @@ fn snappy_frames(raw: &[u8], out: Vec<u8>) -> Result<Vec<u8>, CodecError> {
             out.drain(..SNAPPY_IDENTIFIER.len().min(out.len()));
             out
         })
-        .map_err(|error| broken(Compression::Snappy, io::Error::other(error)))
-}
-
-/// A stream whose blocks depend on each other.
-pub struct SerialStream {
-    compression: Compression,
-    encoder: SerialEncoder,
-}
-
-enum SerialEncoder {
-    Bzip2(bzip2::write::BzEncoder<Vec<u8>>),
-    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
-}
-
-impl std::fmt::Debug for SerialStream {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("SerialStream").field(&self.compression).finish()
-    }
-}
-
-impl SerialStream {
-    fn new(codec: TarballCodec, workers: u32) -> Result<Self, CodecError> {
-        let (compression, encoder) = match codec.compression {
-            Some(Compression::Bzip2) => {
-                let level = u32::try_from(codec.level).unwrap_or(9).clamp(1, 9);
-                let level = bzip2::Compression::new(level);
-                let encoder = bzip2::write::BzEncoder::new(Vec::new(), level);
-                (Compression::Bzip2, SerialEncoder::Bzip2(encoder))
-            }
-            Some(Compression::Zstd) => {
-                let encoder = zstd_encoder(codec.level, workers)
-                    .map_err(|error| broken(Compression::Zstd, io::Error::other(error)))?;
-                (Compression::Zstd, SerialEncoder::Zstd(encoder))
-            }
-            other => {
-                let compression = other.unwrap_or(Compression::Xz);
-                return Err(broken(compression, io::Error::other("tarballs do not use it")));
-            }
-        };
-        Ok(Self { compression, encoder })
-    }
-
-    /// Compresses `raw`; gives what has become ready, which may be nothing.
-    pub fn encode(&mut self, raw: &[u8]) -> Result<Vec<u8>, CodecError> {
-        let (written, out) = match &mut self.encoder {
-            SerialEncoder::Bzip2(encoder) => (encoder.write_all(raw), encoder.get_mut()),
-            SerialEncoder::Zstd(encoder) => (encoder.write_all(raw), encoder.get_mut()),
-        };
-        written.map_err(|error| broken(self.compression, error))?;
-        Ok(mem::take(out))
-    }
-
-    /// Ends the stream; gives the rest.
-    pub fn finish(self) -> Result<Vec<u8>, CodecError> {
-        let rest = match self.encoder {
-            SerialEncoder::Bzip2(encoder) => encoder.finish(),
-            SerialEncoder::Zstd(encoder) => encoder.finish(),
-        };
-        rest.map_err(|error| broken(self.compression, error))
-    }
-}
-
-/// One frame of jobs that share nothing, so that each can be decoded alone later.
-fn zstd_encoder(
-    level: i32,
-    workers: u32,
-) -> io::Result<zstd::stream::write::Encoder<'static, Vec<u8>>> {
-    use zstd_safe::CParameter;
-    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level)?;
-    encoder.set_parameter(CParameter::NbWorkers(workers.max(1)))?;
-    encoder.set_parameter(CParameter::JobSize(ZSTD_JOB_BYTES))?;
-    encoder.set_parameter(CParameter::OverlapSizeLog(1))?;
-    encoder.set_parameter(CParameter::ChecksumFlag(true))?;
-    Ok(encoder)
+        .map_err(|error| CodecError::compress(Compression::Snappy, io::Error::other(error)))
 }
 
 #[cfg(test)]
@@ -362,8 +316,8 @@ mod tests {
             let TarballStream::Blocks(mut stream) = codec.begin(2).expect("stream") else {
                 panic!("{compression:?} is made of blocks");
             };
-            let block = stream.encoder().encode(&vec![b'a'; BLOCK_BYTES]).expect("block");
-            let bytes = stream.join(block);
+            let encoded = stream.encoder().encode(vec![b'a'; BLOCK_BYTES]).expect("block");
+            let (bytes, _) = stream.join(encoded.0);
             assert!(bytes.capacity() <= bytes.len() + 64, "{compression:?}: {}", bytes.capacity());
         }
     }
@@ -374,7 +328,8 @@ mod tests {
                 let encoder = stream.encoder();
                 let mut out = stream.header().expect("header");
                 for block in raw.chunks(block_bytes) {
-                    out.extend(stream.join(encoder.encode(block).expect("block")));
+                    let encoded = encoder.encode(block.to_vec()).expect("block");
+                    out.extend(stream.join(encoded.0).0);
                 }
                 out.extend(stream.trailer());
                 out
@@ -382,9 +337,9 @@ mod tests {
             TarballStream::Serial(mut stream) => {
                 let mut out = Vec::new();
                 for block in raw.chunks(block_bytes) {
-                    out.extend(stream.encode(block).expect("block"));
+                    out.extend(stream.encode(block).expect("block").bytes);
                 }
-                out.extend(stream.finish().expect("end"));
+                out.extend(stream.finish().expect("end").bytes);
                 out
             }
         }

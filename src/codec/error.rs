@@ -13,3 +13,9 @@ pub enum CodecError {
     #[error("could not start to decompress {compression}")]
     Decompress { compression: Compression, source: io::Error },
 }
+
+impl CodecError {
+    pub(crate) fn compress(compression: Compression, source: io::Error) -> Self {
+        Self::Compress { compression, source }
+    }
+}

@@ -3,16 +3,21 @@
 //! No threads of its own: blocks are compressed on `flow::WorkerPool` by who owns the stream.
 
 mod block;
+mod block_decode;
 mod compression;
 mod decode;
 mod error;
 mod lz4_high;
+mod serial;
 mod whole;
+mod zstd_jobs;
 
 pub use block::{
-    BLOCK_BYTES, BlockEncoder, BlockStream, EncodedBlock, SerialStream, TarballCodec, TarballStream,
+    BLOCK_BYTES, BlockEncoder, BlockMark, BlockStream, EncodedBlock, TarballCodec, TarballStream,
 };
+pub use block_decode::BlockDecoder;
 pub use compression::{Compression, CompressionLevel};
 pub use decode::decoder;
 pub use error::CodecError;
+pub use serial::{Encoded, SerialStream};
 pub use whole::{compress, compress_from};

@@ -174,7 +174,7 @@ pub struct BeyondArgs {
     #[arg(long)]
     pub no_wal_check: bool,
     /// How long to wait for that WAL
-    #[arg(long, value_name = "SECONDS", value_parser = value::positive, default_value = "3600")]
+    #[arg(long, value_name = "SECONDS", value_parser = value::positive, default_value = "86400")]
     pub wal_timeout: u32,
     /// The most memory for buffers
     #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "256MB")]

@@ -23,6 +23,15 @@ pub enum Checkpoint {
     Spread,
 }
 
+/// Who waits, when a backup ends on a primary, until its WAL is archived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveWait {
+    /// PostgreSQL, without a limit. It looks once a second, so this costs a second at least.
+    Server,
+    /// Whoever called: the WAL that was switched to the archiver may not be there yet.
+    Caller,
+}
+
 /// A server in backup mode. Dropping it ends the session and with it the backup.
 #[derive(Debug)]
 pub struct StartedBackup {
@@ -129,17 +138,19 @@ impl StartedBackup {
 
     /// Ends backup mode and the session.
     ///
-    /// A primary waits until its archiver has all WAL of the backup, without a limit; it
-    /// then switches WAL and leaves `restore_point` in it, whose failure is only a warning
+    /// A primary hands the last WAL of the backup to its archiver (and waits, as `wait` says);
+    /// it then switches WAL and leaves `restore_point` in it, whose failure is only a warning
     /// because the backup is complete by then.
     pub async fn stop(
         self,
         restore_point: &str,
+        wait: ArchiveWait,
         cancel: &Cancel,
     ) -> Result<StoppedBackup, PostgresError> {
         let session = &self.session;
         let statement = Functions::of(session.version()).stop;
-        let row = session.one_row(STOP, statement, &[], cancel).await?;
+        let waits = wait == ArchiveWait::Server;
+        let row = session.one_row(STOP, statement, &[&waits], cancel).await?;
         let stopped = StoppedBackup {
             end: lsn(&row, 0, STOP)?,
             label: label(&row)?,
@@ -217,14 +228,14 @@ impl Functions {
             Self {
                 start: start_statement!("pg_backup_start($1, $2)"),
                 start_signature: "pg_catalog.pg_backup_start(text, boolean)",
-                stop: stop_statement!("pg_backup_stop()"),
+                stop: stop_statement!("pg_backup_stop($1)"),
                 stop_signature: "pg_catalog.pg_backup_stop(boolean)",
             }
         } else {
             Self {
                 start: start_statement!("pg_start_backup($1, $2, false)"),
                 start_signature: "pg_catalog.pg_start_backup(text, boolean, boolean)",
-                stop: stop_statement!("pg_stop_backup(false)"),
+                stop: stop_statement!("pg_stop_backup(false, $1)"),
                 stop_signature: "pg_catalog.pg_stop_backup(boolean, boolean)",
             }
         }

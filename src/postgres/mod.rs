@@ -32,7 +32,7 @@ mod tls_verify;
 mod uri;
 mod user;
 
-pub use backup_mode::{Checkpoint, StartedBackup, StoppedBackup};
+pub use backup_mode::{ArchiveWait, Checkpoint, StartedBackup, StoppedBackup};
 pub use error::PostgresError;
 pub use facts::{ServerFacts, TablespaceFact, TablespaceLocation};
 pub use hosts::{HostAddress, HostTarget, Password};

@@ -125,6 +125,7 @@ impl Scene {
             raw_bytes,
             members,
             sha256: Sha256::digest(&stored).iter().map(|byte| format!("{byte:02x}")).collect(),
+            index: None,
         });
         self.put(name, stored).await;
         self

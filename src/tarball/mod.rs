@@ -11,4 +11,4 @@ mod write;
 
 pub use member_path::{MemberPath, MemberPathError};
 pub use read::{Member, MemberKind, MemberOwner, ReadCounts, TarballReadError, read_members};
-pub use write::{MemberMeta, Owner, TarballWriter};
+pub use write::{ContentSink, MemberMeta, Owner, TarballWriter};

@@ -4,6 +4,9 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
+/// Bytes per tar block: members begin on multiples of it (POSIX, "ustar Interchange Format").
+const TAR_BLOCK_BYTES: u64 = 512;
+
 /// Bytes to which the end of a tarball is padded (GNU tar's default blocking factor of 20).
 const RECORD_BYTES: u64 = 10240;
 
@@ -26,13 +29,25 @@ pub struct MemberMeta {
     pub owner: Owner,
 }
 
+/// Where a tarball goes, and who may read a member's content straight into its own memory.
+pub trait ContentSink: Write {
+    /// Takes up to `limit` bytes from `content` without a copy in between; zero at its end.
+    fn fill_from(&mut self, content: &mut dyn Read, limit: u64) -> io::Result<u64>;
+}
+
+impl ContentSink for Vec<u8> {
+    fn fill_from(&mut self, content: &mut dyn Read, limit: u64) -> io::Result<u64> {
+        io::copy(&mut content.take(limit), self)
+    }
+}
+
 /// Writes members one after another.
-pub struct TarballWriter<W: Write> {
+pub struct TarballWriter<W: ContentSink> {
     builder: Builder<Counted<W>>,
     members: u64,
 }
 
-impl<W: Write> std::fmt::Debug for TarballWriter<W> {
+impl<W: ContentSink> std::fmt::Debug for TarballWriter<W> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TarballWriter").field("members", &self.members).finish()
     }
@@ -56,7 +71,7 @@ impl<W: Write> Write for Counted<W> {
     }
 }
 
-impl<W: Write> TarballWriter<W> {
+impl<W: ContentSink> TarballWriter<W> {
     pub fn new(sink: W) -> Self {
         Self { builder: Builder::new(Counted { inner: sink, bytes: 0 }), members: 0 }
     }
@@ -68,6 +83,10 @@ impl<W: Write> TarballWriter<W> {
     /// Bytes of the tar stream so far.
     pub fn bytes(&self) -> u64 {
         self.builder.get_ref().bytes
+    }
+
+    pub fn target(&mut self) -> &mut W {
+        &mut self.builder.get_mut().inner
     }
 
     pub fn directory(&mut self, path: &Path, meta: &MemberMeta) -> io::Result<()> {
@@ -84,23 +103,33 @@ impl<W: Write> TarballWriter<W> {
 
     /// Writes a regular file of exactly `bytes`. `content` must give exactly that many
     /// (a file that changes is cut or padded by who reads it), or the tarball is useless
-    /// and an error says so.
+    /// and an error says so. Gives the offset of the content in the tar stream.
     pub fn file(
         &mut self,
         path: &Path,
         bytes: u64,
         meta: &MemberMeta,
         content: &mut dyn Read,
-    ) -> io::Result<()> {
+    ) -> io::Result<u64> {
         let mut header = header(EntryType::Regular, bytes, meta)?;
-        let mut content = Exact { content, left: bytes };
         self.members += 1;
-        self.builder.append_data(&mut header, path, &mut content)?;
-        if content.left > 0 {
-            let message = format!("member \"{}\" ended early", path.display());
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+        // The header alone: the content goes around the builder, which would copy it.
+        self.builder.append_data(&mut header, path, io::empty())?;
+        let target = self.builder.get_mut();
+        let offset = target.bytes;
+        while target.bytes < offset + bytes {
+            let left = offset + bytes - target.bytes;
+            match target.inner.fill_from(content, left)? {
+                0 => {
+                    let message = format!("member \"{}\" ended early", path.display());
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+                }
+                taken => target.bytes += taken,
+            }
         }
-        Ok(())
+        let padding = target.bytes.next_multiple_of(TAR_BLOCK_BYTES) - target.bytes;
+        io::copy(&mut io::repeat(0).take(padding), target)?;
+        Ok(offset)
     }
 
     /// Ends the tarball: two zero blocks, padded to a full record. Gives the sink back.
@@ -111,21 +140,6 @@ impl<W: Write> TarballWriter<W> {
         io::copy(&mut io::repeat(0).take(padding), &mut counted)?;
         counted.flush()?;
         Ok(counted.inner)
-    }
-}
-
-/// Never reads past what the header promised.
-struct Exact<'a> {
-    content: &'a mut dyn Read,
-    left: u64,
-}
-
-impl Read for Exact<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let wanted = buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-        let got = self.content.read(&mut buffer[..wanted])?;
-        self.left -= u64::try_from(got).unwrap_or(self.left);
-        Ok(got)
     }
 }
 

@@ -6,7 +6,8 @@ use crate::support::wait::wait_until;
 use barman_cloud::flow::Cancel;
 use barman_cloud::pgdata::BackupOrigin;
 use barman_cloud::postgres::{
-    Checkpoint, ConnectOptions, ConnectTarget, PostgresError, Session, TablespaceLocation,
+    ArchiveWait, Checkpoint, ConnectOptions, ConnectTarget, PostgresError, Session,
+    TablespaceLocation,
 };
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -90,7 +91,10 @@ fn a_backup_gets_its_label_map_and_archived_wal() {
         assert_eq!(started.begin_time.offset().seconds(), 19_800, "the session's time zone");
         started.ping(PATIENCE).await.expect("alive");
         let (begin, begin_time) = (started.begin, started.begin_time.clone());
-        let stopped = started.stop("barman_20261120T235852", &cancel).await.expect("stop");
+        let stopped = started
+            .stop("barman_20261120T235852", ArchiveWait::Server, &cancel)
+            .await
+            .expect("stop");
         assert_eq!(stopped.label.start, begin);
         assert_eq!(stopped.label.label, label);
         assert_eq!(stopped.label.from, BackupOrigin::Primary);
@@ -119,7 +123,7 @@ fn a_standby_is_backed_up_without_marks_in_its_wal() {
         let session = connect(&standby.conninfo()).await.expect("session");
         assert!(session.facts(&cancel).await.expect("facts").in_recovery);
         let started = session.start_backup("x", Checkpoint::Fast, &cancel).await.expect("start");
-        let stopped = started.stop("barman_x", &cancel).await.expect("stop");
+        let stopped = started.stop("barman_x", ArchiveWait::Server, &cancel).await.expect("stop");
         assert_eq!(stopped.label.from, BackupOrigin::Standby);
         assert_eq!(stopped.timeline.number(), 1);
     });
@@ -163,7 +167,7 @@ fn a_role_without_privileges_is_told_the_statement_that_helps() {
         session.check_privileges(&cancel).await.expect("granted");
         session.facts(&cancel).await.expect("facts");
         let started = session.start_backup("x", Checkpoint::Fast, &cancel).await.expect("start");
-        started.stop("barman_x", &cancel).await.expect("stop");
+        started.stop("barman_x", ArchiveWait::Server, &cancel).await.expect("stop");
     });
     assert!(cluster.log().contains("restore point \"barman_x\" created"));
 }
@@ -179,7 +183,8 @@ fn cancelling_a_stop_that_waits_for_the_archive_ends_backup_mode() {
         let session = connect(&cluster.conninfo()).await.expect("session");
         let started = session.start_backup("x", Checkpoint::Fast, &cancel).await.expect("start");
         let told = cancel.clone();
-        let stop = tokio::spawn(async move { started.stop("barman_x", &told).await });
+        let stop =
+            tokio::spawn(async move { started.stop("barman_x", ArchiveWait::Server, &told).await });
         let look = |what: &'static str, sql: &'static str, count: &'static str| {
             tokio::task::block_in_place(|| {
                 wait_until(what, PATIENCE, || cluster.psql(sql) == count);
@@ -213,7 +218,10 @@ fn a_killed_session_is_noticed_and_the_servers_words_are_kept() {
         let expected = PostgresError::ConnectionLost { reason: words.into() };
         assert_eq!(lost, expected);
         assert_eq!(started.ping(PATIENCE).await, Err(expected.clone()));
-        assert_eq!(started.stop("barman_x", &cancel).await.map(drop), Err(expected));
+        assert_eq!(
+            started.stop("barman_x", ArchiveWait::Server, &cancel).await.map(drop),
+            Err(expected)
+        );
     });
 }
 

@@ -265,6 +265,7 @@ mod tests {
                 raw_bytes: 20,
                 members: 3,
                 sha256: "ab".into(),
+                index: None,
             }],
             statistics: Some(BackupStatistics {
                 files: 3,

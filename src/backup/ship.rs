@@ -109,7 +109,7 @@ pub fn open(
     };
     let sink = TarballSink {
         stage,
-        buffer: block_buffer(&freight.buffers),
+        buffer: freight.buffers.take(BLOCK_BYTES),
         filled: 0,
         members: Vec::new(),
         chunks: sender,
@@ -156,7 +156,7 @@ impl TarballSink {
                 Chunk::Serial { members: mem::take(&mut self.members), encoded }
             }
             Stage::Blocks(encoder) => {
-                let next = block_buffer(&self.freight.buffers);
+                let next = self.freight.buffers.take(BLOCK_BYTES);
                 let mut raw = mem::replace(&mut self.buffer, next);
                 raw.truncate(filled);
                 let (encoder, buffers) = (encoder.clone(), self.freight.buffers.clone());
@@ -175,13 +175,6 @@ impl TarballSink {
         self.filled += bytes;
         if self.filled == BLOCK_BYTES { self.pass_block() } else { Ok(()) }
     }
-}
-
-/// A buffer with all of its bytes there, whatever they are.
-fn block_buffer(buffers: &Buffers) -> Vec<u8> {
-    let mut buffer = buffers.take();
-    buffer.resize(BLOCK_BYTES, 0);
-    buffer
 }
 
 impl ContentSink for TarballSink {

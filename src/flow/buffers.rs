@@ -15,14 +15,15 @@ impl Buffers {
         Self { free: Arc::default(), capacity, kept_max }
     }
 
-    /// An empty buffer of the common capacity.
-    pub fn take(&self) -> Vec<u8> {
+    /// A buffer of exactly `bytes`, whatever is in it: only new memory costs being zeroed.
+    pub fn take(&self, bytes: usize) -> Vec<u8> {
         let recycled = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        recycled.unwrap_or_else(|| Vec::with_capacity(self.capacity))
+        let mut buffer = recycled.unwrap_or_else(|| Vec::with_capacity(self.capacity.max(bytes)));
+        buffer.resize(bytes, 0);
+        buffer
     }
 
-    pub fn give(&self, mut buffer: Vec<u8>) {
-        buffer.clear();
+    pub fn give(&self, buffer: Vec<u8>) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         if free.len() < self.kept_max && buffer.capacity() >= self.capacity {
             free.push(buffer);
@@ -35,14 +36,13 @@ mod tests {
     use crate::flow::Buffers;
 
     #[test]
-    fn a_given_buffer_comes_back_empty() {
+    fn a_given_buffer_comes_back_with_the_length_asked_for() {
         let buffers = Buffers::new(16, 1);
-        let mut buffer = buffers.take();
-        buffer.extend_from_slice(b"content");
+        let buffer = buffers.take(16);
         let address = buffer.as_ptr();
         buffers.give(buffer);
-        let again = buffers.take();
-        assert!(again.is_empty());
-        assert_eq!(again.as_ptr(), address);
+        let again = buffers.take(7);
+        assert_eq!((again.len(), again.as_ptr()), (7, address));
+        assert_eq!(buffers.take(32).len(), 32);
     }
 }

@@ -1,19 +1,26 @@
 //! Extracts all tarballs, `jobs` at once, and keeps the journal.
 //!
-//! Memory: the ranges in flight take their permits from one budget of `memory_max_bytes`; each
-//! tarball in progress adds a decoder, a few blocks of 256 KiB and a write buffer.
+//! Memory: decoded blocks and write buffers have their share of `memory_max_bytes` by their
+//! number; the ranges in flight take their permits from the rest of it. Decoders come on top.
 
-use crate::catalog::Tarball;
-use crate::flow::{Cancel, Limits, MemoryBudget, Pace};
+use crate::catalog::{Tarball, read_index};
+use crate::disk::AlignedBuffer;
+use crate::flow::{Cancel, Limits, MemoryBudget, Pace, WorkerPool};
 use crate::monitor::{Metric, Monitor, Phase};
+use crate::restore::blocks::{
+    DECODED_BLOCK_BYTES, IndexedBlocks, block_queue, decode, decode_indexed, is_usable,
+};
 use crate::restore::download::{DownloadBounds, Downloads};
 use crate::restore::extract::{MemberWriter, Targets};
 use crate::restore::journal::Journal;
-use crate::restore::stage::{ChunkReader, StageEnd, block_queue, decode, digest, on_thread};
+use crate::restore::stage::{ChunkReader, StageEnd, digest, hex, on_thread};
+use crate::restore::writes::{BUFFERS, Writes};
 use crate::restore::{PlannedObject, RestoreCounts, RestoreError, RestorePlan};
-use crate::store::Store;
+use crate::store::{ObjectKey, Store};
 use futures::stream::{self, StreamExt};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -27,6 +34,8 @@ const RANGES_AT_ONCE: usize = 16;
 /// several fit the memory.
 const RANGE_BYTES_MAX: u64 = 8 << 20;
 const RANGE_BYTES_MIN: u64 = 256 << 10;
+/// Threads that write: enough to keep a disk busy that takes a millisecond for a megabyte.
+const WRITERS: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not zero");
 
 /// One restore's extraction.
 pub struct Application {
@@ -46,17 +55,24 @@ enum Progress {
     Complete,
 }
 
-/// Bounds of all downloads together, from the limits of the command.
+/// Bounds of all downloads together: what decoded blocks and writes leave of the memory.
 pub fn download_bounds(limits: &Limits) -> DownloadBounds {
     let jobs = limits.jobs.get();
     let in_flight = (RANGES_AT_ONCE / jobs).max(2);
-    let jobs = u64::try_from(jobs).unwrap_or(u64::MAX);
+    let per_job = count(blocks_waiting(limits) + 2) * DECODED_BLOCK_BYTES
+        + count(BUFFERS * AlignedBuffer::BYTES);
+    let jobs = count(jobs);
+    // Whatever is asked for, a job needs a few ranges to get on at all.
+    let memory = limits
+        .memory_max_bytes
+        .saturating_sub(jobs.saturating_mul(per_job))
+        .max(jobs * 4 * RANGE_BYTES_MIN);
     // A range in flight, one waiting and one being decoded for each job, at the least.
-    let share = limits.memory_max_bytes / jobs.saturating_mul(4).max(1);
+    let share = memory / jobs.saturating_mul(4).max(1);
     DownloadBounds {
         range_bytes: share.clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX),
         in_flight,
-        budget: MemoryBudget::new(limits.memory_max_bytes),
+        budget: MemoryBudget::new(memory),
         pace: limits.bandwidth_max.map(Pace::new),
     }
 }
@@ -74,10 +90,12 @@ impl Application {
             monitor: Arc::clone(&self.monitor),
             stop: stop.clone(),
         };
+        let machinery = Machinery::new(limits);
         let (finished, finishing) = mpsc::unbounded_channel();
         let keeper = self.keep_journal(finishing);
         let extracting = async {
-            let extracted = self.extract_all(&downloads, limits.jobs.get(), &finished, &stop).await;
+            let jobs = limits.jobs.get();
+            let extracted = self.extract_all(&downloads, &machinery, jobs, &finished, &stop).await;
             if extracted.is_ok() {
                 let _ = finished.send(Progress::Complete);
             }
@@ -97,6 +115,7 @@ impl Application {
     async fn extract_all(
         &self,
         downloads: &Downloads,
+        machinery: &Machinery,
         jobs: usize,
         finished: &mpsc::UnboundedSender<Progress>,
         stop: &Cancel,
@@ -108,7 +127,7 @@ impl Application {
                 if stop.is_cancelled() {
                     return Err(StageEnd::Stopped);
                 }
-                let counts = self.extract_one(downloads, tarball).await?;
+                let counts = self.extract_one(downloads, machinery, tarball).await?;
                 Ok((tarball.name.file_name(), counts))
             })
             .buffer_unordered(jobs);
@@ -137,17 +156,22 @@ impl Application {
     async fn extract_one(
         &self,
         downloads: &Downloads,
+        machinery: &Machinery,
         tarball: &Tarball,
     ) -> Result<RestoreCounts, StageEnd> {
         let object = self.store.url_of(&tarball.key);
         let begun = Instant::now();
         let (monitor, stop) = (Arc::clone(&self.monitor), downloads.stop.clone());
         let targets = Arc::clone(&self.targets);
-        let writer = MemberWriter::new(targets, tarball, object.clone(), monitor, stop)
+        let writes = Writes::new(machinery.writers.clone());
+        let writer = MemberWriter::new(targets, tarball, object.clone(), monitor, stop, writes)
             .expect("the plan has a place for every tarball");
+        let indexed = self.index(tarball).await;
         let (chunks, stored) = mpsc::channel(CHUNKS_WAITING);
         let mut receivers = vec![chunks];
-        let digesting = tarball.record.is_some().then(|| {
+        // With an index every block is compared with its own checksum.
+        let digests = tarball.record.is_some() && indexed.is_none();
+        let digesting = digests.then(|| {
             let (chunks, copies) = mpsc::channel(CHUNKS_WAITING);
             receivers.push(chunks);
             on_thread("restore-digest", move || digest(copies))
@@ -159,7 +183,7 @@ impl Application {
             downloaded
         };
         let stored = ChunkReader::new(stored, tarball.stored_bytes);
-        let unpacking = unpack(tarball.clone(), object.clone(), stored, writer);
+        let unpacking = machinery.unpack(tarball.clone(), object.clone(), indexed, stored, writer);
         let digesting = async { futures::future::OptionFuture::from(digesting).await.transpose() };
         let (downloaded, counts, digest) =
             futures::future::join3(downloading, unpacking, digesting).await;
@@ -173,6 +197,33 @@ impl Application {
         let (bytes, files) = (counts.cluster_bytes, counts.files);
         tracing::info!(object, bytes, files, elapsed = ?begun.elapsed(), "extracted");
         Ok(counts)
+    }
+
+    /// Where the tarball's blocks lie. An index that is missing or damaged costs time and
+    /// nothing else.
+    async fn index(&self, tarball: &Tarball) -> Option<IndexedBlocks> {
+        let record = tarball.record.as_ref()?;
+        let expected = record.index.as_ref()?;
+        let folder = tarball.key.as_str().strip_suffix(tarball.key.file_name())?;
+        let key = ObjectKey::parse(&format!("{folder}{}", tarball.name.index_name())).ok()?;
+        let (raw_bytes, compression) = (record.raw_bytes, tarball.name.compression);
+        let marks = match self.store.get(&key).await {
+            Err(error) => Err(error.to_string()),
+            Ok(None) => Err("it is missing".into()),
+            Ok(Some(stored)) if hex(&Sha256::digest(&stored)) != expected.sha256 => {
+                Err("its SHA-256 is not the recorded one".into())
+            }
+            Ok(Some(stored)) => read_index(&stored).map_err(|error| error.to_string()),
+        };
+        let reason = match marks {
+            Ok(marks) if is_usable(&marks, raw_bytes, tarball.stored_bytes) => {
+                return Some(IndexedBlocks { marks, raw_bytes, compression });
+            }
+            Ok(_) => "it does not describe this tarball".to_string(),
+            Err(reason) => reason,
+        };
+        tracing::warn!(object = %key, reason, "cannot use the index of a tarball, reading it in sequence");
+        None
     }
 
     /// Notes each finished tarball once its files are durable; several that finish while the
@@ -218,27 +269,66 @@ pub fn sync(targets: &Targets) -> Result<(), RestoreError> {
     Ok(())
 }
 
-/// Decodes and extracts on two threads; without compression there is nothing to decode.
-async fn unpack(
-    tarball: Tarball,
-    object: String,
-    stored: ChunkReader,
-    writer: MemberWriter,
-) -> Result<RestoreCounts, StageEnd> {
-    let compression = tarball.name.compression;
-    if compression.is_none() {
-        let cut = stored.cut();
-        let extracted = on_thread("restore-extract", move || writer.run(stored, &tarball)).await?;
-        return extracted.map_err(|end| end.unless(cut.load(Ordering::Relaxed)));
+/// Threads and queues that all tarballs share.
+struct Machinery {
+    /// Decodes; as many as there are cores.
+    workers: WorkerPool,
+    /// Writes; more, since they wait for the disk.
+    writers: WorkerPool,
+    /// Blocks of one tarball that wait between decoder and extractor.
+    blocks_waiting: usize,
+}
+
+impl Machinery {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            workers: WorkerPool::new(limits.workers),
+            writers: WorkerPool::new(WRITERS),
+            blocks_waiting: blocks_waiting(limits),
+        }
     }
-    let (blocks, plain) = block_queue();
-    let cut = plain.cut();
-    let decoding =
-        on_thread("restore-decode", move || decode(&object, compression, stored, &blocks));
-    let extracting = on_thread("restore-extract", move || writer.run(plain, &tarball));
-    let (decoded, extracted) = futures::future::join(decoding, extracting).await;
-    let extracted = extracted?.map_err(|end| end.unless(cut.load(Ordering::Relaxed)));
-    most_telling(decoded?, extracted)
+
+    /// Decodes and extracts on two threads, beside those of the pools.
+    async fn unpack(
+        &self,
+        tarball: Tarball,
+        object: String,
+        indexed: Option<IndexedBlocks>,
+        stored: ChunkReader,
+        writer: MemberWriter,
+    ) -> Result<RestoreCounts, StageEnd> {
+        let compression = tarball.name.compression;
+        if compression.is_none() && indexed.is_none() {
+            let cut = stored.cut();
+            let extracted =
+                on_thread("restore-extract", move || writer.run(stored, &tarball)).await?;
+            return extracted.map_err(|end| end.unless(cut.load(Ordering::Relaxed)));
+        }
+        let (blocks, plain) = block_queue(self.blocks_waiting);
+        let cut = plain.cut();
+        let workers = self.workers.clone();
+        let decoding = on_thread("restore-decode", move || match indexed {
+            Some(indexed) => decode_indexed(&object, &indexed, stored, &workers, &blocks),
+            None => decode(&object, compression, stored, &blocks),
+        });
+        let extracting = on_thread("restore-extract", move || writer.run(plain, &tarball));
+        let (decoded, extracted) = futures::future::join(decoding, extracting).await;
+        let extracted = extracted?.map_err(|end| end.unless(cut.load(Ordering::Relaxed)));
+        most_telling(decoded?, extracted)
+    }
+}
+
+/// Each core has a block to decode and one to come; a quarter of the memory at the most.
+fn blocks_waiting(limits: &Limits) -> usize {
+    let jobs = limits.jobs.get();
+    let wanted = (2 * limits.workers.get()).div_ceil(jobs);
+    let share = limits.memory_max_bytes / 4 / DECODED_BLOCK_BYTES;
+    let afforded = usize::try_from(share).unwrap_or(usize::MAX) / jobs;
+    wanted.min(afforded).max(2)
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).expect("a count fits 64 bits")
 }
 
 /// The failure that explains the other: upstream's, unless it merely stopped.

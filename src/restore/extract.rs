@@ -6,25 +6,23 @@
 //! the tarball with the highest number wins, whichever is extracted first.
 
 use crate::catalog::{Tarball, TarballTarget};
-use crate::disk::{self, Accounts, Attributes, ExtractRoot, Extractor, Owner};
+use crate::disk::{Accounts, AlignedBuffer, Attributes, ExtractRoot, Extractor, Owner};
 use crate::flow::Cancel;
 use crate::monitor::{Metric, Monitor};
 use crate::restore::journal::JOURNAL;
 use crate::restore::stage::{StageEnd, Stopped};
+use crate::restore::writes::{OpenFile, Writes};
 use crate::restore::{RestoreCounts, RestoreError};
 use crate::tarball::{self, Member, MemberKind, MemberPath, TarballReadError};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// PostgreSQL's control file, and its name until the restore is complete.
 pub const PG_CONTROL: &str = "global/pg_control";
 pub const PG_CONTROL_WAITING: &str = "global/pg_control.barman-cloud-restore";
-
-/// Bytes written at a time.
-const WRITE_BYTES: usize = 256 << 10;
 
 /// The directories of one restore; shared by all tarballs.
 pub struct Targets {
@@ -77,7 +75,7 @@ pub struct MemberWriter {
     object: String,
     monitor: Arc<dyn Monitor>,
     stop: Cancel,
-    buffer: Vec<u8>,
+    writes: Writes,
     counts: RestoreCounts,
 }
 
@@ -117,6 +115,7 @@ impl MemberWriter {
         object: String,
         monitor: Arc<dyn Monitor>,
         stop: Cancel,
+        writes: Writes,
     ) -> Option<Self> {
         let root = match tarball.name.target {
             TarballTarget::Data => &targets.data,
@@ -131,7 +130,7 @@ impl MemberWriter {
             object,
             monitor,
             stop,
-            buffer: vec![0; WRITE_BYTES],
+            writes,
             counts: RestoreCounts { tarballs: 1, ..RestoreCounts::default() },
             targets,
         })
@@ -140,6 +139,8 @@ impl MemberWriter {
     /// Reads the whole tarball and writes all of its members; `record` is what it must hold.
     pub fn run(mut self, plain: impl Read, tarball: &Tarball) -> Result<RestoreCounts, StageEnd> {
         let read = tarball::read_members(plain, |member, content| self.member(member, content));
+        // Nothing may be written any more when this returns, whatever happened.
+        let written = self.writes.finish();
         let read = match read {
             Ok(read) => read,
             Err(WriteEnd::Stage(end)) => return Err(end),
@@ -147,6 +148,7 @@ impl MemberWriter {
                 return Err(RestoreError::tarball(&self.object, &error).into());
             }
         };
+        written?;
         if let Some(record) = &tarball.record
             && (record.raw_bytes, record.members) != (read.raw_bytes, read.members)
         {
@@ -233,44 +235,33 @@ impl MemberWriter {
         path: &Path,
         owner: Option<Owner>,
         content: &mut dyn Read,
-        mut file: File,
+        file: File,
     ) -> Result<(), WriteEnd> {
-        self.copy(member, path, content, &mut file)?;
-        let (mode, modified) = (member.mode, Some(member.modified));
-        disk::apply(&file, &Attributes { mode, owner, modified })
-            .map_err(|error| self.refused(path, error))?;
-        self.count_file();
-        Ok(())
-    }
-
-    fn copy(
-        &mut self,
-        member: &Member,
-        path: &Path,
-        content: &mut dyn Read,
-        file: &mut impl Write,
-    ) -> Result<(), WriteEnd> {
+        let attributes = Attributes { mode: member.mode, owner, modified: Some(member.modified) };
+        let file = OpenFile::new(file, member.bytes, self.root.path().join(path), attributes);
         let mut copied = 0;
-        loop {
-            let read = match content.read(&mut self.buffer) {
-                Ok(0) => break,
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(TarballReadError::Malformed(error.to_string()).into()),
-            };
+        while copied < member.bytes {
             if self.stop.is_cancelled() {
                 return Err(WriteEnd::Stage(Stopped.into()));
             }
-            file.write_all(&self.buffer[..read]).map_err(|error| self.refused(path, error))?;
-            let bytes = u64::try_from(read).unwrap_or(u64::MAX);
+            let mut buffer = self.writes.buffer()?;
+            if let Err(error) = fill(&mut buffer, content) {
+                self.writes.give(buffer);
+                return Err(TarballReadError::Malformed(error.to_string()).into());
+            }
+            let bytes = u64::try_from(buffer.filled().len()).unwrap_or(u64::MAX);
+            if bytes == 0 {
+                self.writes.give(buffer);
+                return Err(TarballReadError::NoEndMark.into());
+            }
+            self.writes.write(&file, buffer, copied);
             self.monitor.add(Metric::ClusterBytes, bytes);
             copied += bytes;
         }
+        self.writes.close(file)?;
         self.counts.cluster_bytes += copied;
-        match copied == member.bytes {
-            true => Ok(()),
-            false => Err(TarballReadError::NoEndMark.into()),
-        }
+        self.count_file();
+        Ok(())
     }
 
     /// The extracted directory itself: PostgreSQL accepts 0700 and 0750 and nothing else.
@@ -334,4 +325,17 @@ impl MemberWriter {
         }
         RestoreError::Disk { path: self.root.path().join(path), source }
     }
+}
+
+/// Reads until the buffer is full or the content ends.
+fn fill(buffer: &mut AlignedBuffer, content: &mut dyn Read) -> io::Result<()> {
+    while !buffer.room().is_empty() {
+        match content.read(buffer.room()) {
+            Ok(0) => return Ok(()),
+            Ok(read) => buffer.advance(read),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

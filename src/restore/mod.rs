@@ -10,17 +10,24 @@
 //! the same restore run again goes on behind the last finished tarball. Every tarball of ours is
 //! compared with its recorded size and SHA-256 while it streams; nothing is staged.
 //!
-//! Memory: `memory_max_bytes` for what is in flight from the store, and per job a decoder and
-//! 1.5 MiB of blocks, whatever the size of the backup.
+//! What we wrote has an index: the blocks of one tarball are decoded on all cores, each compared
+//! with its own checksum. Large files are written past the page cache, by threads of their own.
+//!
+//! Memory: `memory_max_bytes` for what is in flight from the store, and per job a decoder, the
+//! blocks that wait for the extractor and 6 MiB on their way to the disk, whatever the size of
+//! the backup.
 //!
 //! What recovery needs (`restore_command`, `recovery.signal`, a target) is the operator's, as
 //! with Barman.
 
 mod apply;
+mod blocks;
 mod download;
 mod error;
 mod extract;
 mod finish;
+#[cfg(test)]
+mod index_tests;
 mod journal;
 mod options;
 mod plan;
@@ -29,6 +36,7 @@ mod preflight;
 mod restore_tests;
 mod select;
 mod stage;
+mod writes;
 
 pub use error::RestoreError;
 pub use options::{

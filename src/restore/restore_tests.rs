@@ -26,7 +26,7 @@ use tempfile::TempDir;
 const ID: &str = "20261120T235832";
 
 /// A tarball under construction.
-struct Tarball(tar::Builder<Vec<u8>>, u64);
+pub(crate) struct Tarball(tar::Builder<Vec<u8>>, u64);
 
 impl Tarball {
     fn new() -> Self {
@@ -50,7 +50,7 @@ impl Tarball {
         self
     }
 
-    fn file(self, name: &str, content: &[u8]) -> Self {
+    pub(crate) fn file(self, name: &str, content: &[u8]) -> Self {
         self.add(EntryType::Regular, name, 0o600, content)
     }
 
@@ -68,13 +68,13 @@ impl Tarball {
         self
     }
 
-    fn finish(self) -> (Vec<u8>, u64) {
+    pub(crate) fn finish(self) -> (Vec<u8>, u64) {
         (self.0.into_inner().expect("in memory"), self.1)
     }
 }
 
 /// A data directory that PostgreSQL would recognise from afar.
-fn cluster() -> Tarball {
+pub(crate) fn cluster() -> Tarball {
     Tarball::new()
         .directory("./")
         .file("./PG_VERSION", b"15\n")
@@ -86,15 +86,15 @@ fn cluster() -> Tarball {
 }
 
 /// A backup in memory and a place for it.
-struct Scene {
-    catalog: Catalog,
+pub(crate) struct Scene {
+    pub(crate) catalog: Catalog,
     folder: TempDir,
-    records: Vec<TarballRecord>,
+    pub(crate) records: Vec<TarballRecord>,
     tablespaces: Vec<Tablespace>,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             catalog: empty_catalog(),
             folder: tempfile::tempdir().expect("temp"),
@@ -103,11 +103,11 @@ impl Scene {
         }
     }
 
-    fn key(&self, name: &str) -> ObjectKey {
+    pub(crate) fn key(&self, name: &str) -> ObjectKey {
         self.catalog.layout().backup_object(&BackupId::parse(ID).expect("id"), name)
     }
 
-    async fn put(&self, name: &str, content: Vec<u8>) {
+    pub(crate) async fn put(&self, name: &str, content: Vec<u8>) {
         write(self.catalog.store(), self.key(name).as_str(), content).await;
     }
 
@@ -137,7 +137,7 @@ impl Scene {
         self
     }
 
-    async fn publish(self, status: BackupStatus) -> Self {
+    pub(crate) async fn publish(self, status: BackupStatus) -> Self {
         let id = BackupId::parse(ID).expect("id");
         let record = BackupRecord {
             id: id.clone(),
@@ -164,15 +164,15 @@ impl Scene {
         self.folder.path().join(name)
     }
 
-    fn target(&self) -> PathBuf {
+    pub(crate) fn target(&self) -> PathBuf {
         self.place("data")
     }
 
-    async fn restore(&self) -> Result<RestoreSummary, RestoreError> {
+    pub(crate) async fn restore(&self) -> Result<RestoreSummary, RestoreError> {
         self.restore_with(&options(), &limits(), &(Arc::new(Silent) as _), &Cancel::new()).await
     }
 
-    async fn restore_with(
+    pub(crate) async fn restore_with(
         &self,
         options: &RestoreOptions,
         limits: &Limits,
@@ -183,12 +183,12 @@ impl Scene {
         restore(&self.catalog, &named, &self.target(), options, limits, monitor, cancel).await
     }
 
-    fn starts(&self) -> bool {
+    pub(crate) fn starts(&self) -> bool {
         self.target().join("global/pg_control").exists()
     }
 }
 
-fn options() -> RestoreOptions {
+pub(crate) fn options() -> RestoreOptions {
     RestoreOptions { tablespaces: Vec::new(), unfinished: Unfinished::Refuse, now: now() }
 }
 

@@ -1,14 +1,16 @@
 //! The stages that one tarball passes through, each on a thread of its own.
 //!
 //! ```text
-//! download → chunks ─┬→ decode → blocks → extract
+//! download → chunks ─┬→ decode → blocks → extract → writers
 //!                    └→ digest
 //! ```
+//!
+//! With an index the blocks are decoded by the worker pool (`blocks`), and each is compared with
+//! its own checksum instead of the whole object with its digest.
 //!
 //! Stages are joined by short bounded queues. When one fails, its neighbours see their queue
 //! close early and end as [`Stopped`]; the failure itself is what is reported.
 
-use crate::codec::{self, Compression};
 use crate::flow::WorkerGone;
 use crate::restore::RestoreError;
 use crate::restore::download::Chunk;
@@ -16,14 +18,8 @@ use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc as blocking;
 use std::thread;
 use tokio::sync::{mpsc, oneshot};
-
-/// Bytes that the decoder hands to the extractor at a time.
-const BLOCK_BYTES: usize = 256 << 10;
-/// Blocks that wait for the extractor.
-const BLOCKS_WAITING: usize = 4;
 
 /// Ended because a neighbour did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,93 +124,6 @@ impl Read for ChunkReader {
     }
 }
 
-/// What the decoder hands on.
-enum Block {
-    Bytes(Vec<u8>),
-    End,
-}
-
-/// The extractor's end of the queue of blocks.
-pub struct BlockReader {
-    blocks: blocking::Receiver<Block>,
-    current: Vec<u8>,
-    offset: usize,
-    ended: bool,
-    cut: Arc<AtomicBool>,
-}
-
-/// The decoder's end of the queue of blocks.
-pub struct BlockWriter {
-    blocks: blocking::SyncSender<Block>,
-}
-
-/// The queue between decoder and extractor.
-pub fn block_queue() -> (BlockWriter, BlockReader) {
-    let (sender, blocks) = blocking::sync_channel(BLOCKS_WAITING);
-    let cut = Arc::new(AtomicBool::new(false));
-    let reader = BlockReader { blocks, current: Vec::new(), offset: 0, ended: false, cut };
-    (BlockWriter { blocks: sender }, reader)
-}
-
-impl BlockReader {
-    /// Set once the queue closed early.
-    pub fn cut(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.cut)
-    }
-}
-
-impl Read for BlockReader {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.offset == self.current.len() && !self.ended {
-            match self.blocks.recv() {
-                Ok(Block::Bytes(bytes)) => (self.current, self.offset) = (bytes, 0),
-                Ok(Block::End) => self.ended = true,
-                Err(_) => {
-                    self.cut.store(true, Ordering::Relaxed);
-                    return Err(io::Error::other("the decoder was stopped"));
-                }
-            }
-        }
-        let rest = &self.current[self.offset..];
-        let read = rest.len().min(buffer.len());
-        buffer[..read].copy_from_slice(&rest[..read]);
-        self.offset += read;
-        Ok(read)
-    }
-}
-
-/// Decompresses `stored` into blocks, to the end of the stream.
-pub fn decode(
-    object: &str,
-    compression: Option<Compression>,
-    stored: ChunkReader,
-    blocks: &BlockWriter,
-) -> Result<(), StageEnd> {
-    let cut = stored.cut();
-    let damaged = |reason: String| match cut.load(Ordering::Relaxed) {
-        true => StageEnd::Stopped,
-        false => RestoreError::Corrupt { object: object.into(), reason }.into(),
-    };
-    let mut plain: Box<dyn Read> = match compression {
-        None => Box::new(stored),
-        Some(compression) => {
-            codec::decoder(compression, stored).map_err(|error| damaged(error.to_string()))?
-        }
-    };
-    loop {
-        let mut block = Vec::with_capacity(BLOCK_BYTES);
-        let limit = u64::try_from(BLOCK_BYTES).unwrap_or(u64::MAX);
-        let read = plain.by_ref().take(limit).read_to_end(&mut block);
-        read.map_err(|error| damaged(error.to_string()))?;
-        let ended = block.is_empty();
-        let message = if ended { Block::End } else { Block::Bytes(block) };
-        blocks.blocks.send(message).map_err(|_| Stopped)?;
-        if ended {
-            return Ok(());
-        }
-    }
-}
-
 /// Lower-case hex SHA-256 of all chunks. Of no use when the download ended early.
 pub fn digest(mut chunks: mpsc::Receiver<Arc<Chunk>>) -> String {
     let mut hash = Sha256::new();
@@ -223,5 +132,10 @@ pub fn digest(mut chunks: mpsc::Receiver<Arc<Chunk>>) -> String {
             hash.update(part);
         }
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize())
+}
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

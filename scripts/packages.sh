@@ -1,4 +1,5 @@
-# Debian packages, installed only when something is missing. Sourced by quickstart and test.
+# Debian packages, installed only when something is missing. Sourced by quickstart, test
+# and bench.
 
 # Runs a command as root.
 as_root() {

@@ -177,9 +177,11 @@ class Cluster:
         """A real WAL segment of some load, to be archived over and over."""
         name = self.sql("select pg_switch_wal(); select pg_walfile_name(pg_current_wal_lsn() + 1)")
         name = name.splitlines()[-1]
+        turn = 0
         while self.sql("select pg_walfile_name(pg_current_wal_lsn() + 1)") == name:
+            turn += 1
             if self.data == "mixed":
-                self.sql(MIXED_UPDATE)
+                self.sql(f"update mixed set amount = amount + 1 where id % 500 = {turn}")
             self.command("pgbench", "-n", "-c", "2", "-t", "500")
         shutil.copy(self.directory / "pg_wal" / name, self.segments / name)
 
@@ -243,12 +245,6 @@ insert into mixed select
   decode(md5(random()::text) || md5(random()::text) || md5(random()::text) || md5(random()::text), 'hex')
 from generate_series({first}, {last}) n
 """
-
-MIXED_UPDATE = """
-update mixed set amount = amount + 1
-where id in (select (random() * 1000000)::int from generate_series(1, 300))
-"""
-
 
 def warm(folder):
     """Reads everything once, so that each run finds the page cache as the others do; and waits

@@ -13,9 +13,11 @@ from pathlib import Path
 from archive import Archive
 from bed import ACCESS, BUCKET, Cluster, Store, usable_folder, warm
 from measure import MIB, Failed, Row, run, say, table
-from tools import JOBS, all_tools
+from tools import JOBS, algorithm, all_tools
 
 SECTIONS = ("backup", "restore", "wal", "catalog")
+WAL_CODECS = ("gzip", "lz4", "zstd", "gzip:1", "lz4:1", "zstd:1")
+CODECS = ("gzip", "lz4", "zstd", "gzip:6", "zstd:3")
 TOOLS = ("ours", "barman", "pgbackrest", "wal-rus", "bound")
 
 
@@ -48,8 +50,8 @@ def read_options():
                         help="some of backup,restore,wal,catalog")
     parser.add_argument("--tools", type=word_list(TOOLS), default=TOOLS, metavar="TOOLS",
                         help="some of ours,barman,pgbackrest,wal-rus,bound")
-    parser.add_argument("--codecs", type=word_list(("gzip", "lz4", "zstd")), metavar="CODECS",
-                        default=("gzip", "lz4", "zstd"), help="some of gzip,lz4,zstd")
+    parser.add_argument("--codecs", type=word_list(CODECS), metavar="CODECS", default=CODECS,
+                        help=f"some of {','.join(CODECS)}; without a number each tool's own level")
     parser.add_argument("--data", type=word_list(("mixed", "pgbench")), metavar="DATA",
                         default=("mixed", "pgbench"), help="mixed, pgbench or both")
     parser.add_argument("--size", type=int, default=1400, metavar="MB",
@@ -140,8 +142,8 @@ def backup(options, store, cluster, tools, folder, bound):
         read = f"find {data} -path {wal} -prune -o -type f -print0 | xargs -0 cat >/dev/null"
         tar = f"tar -C {data} --exclude=./pg_wal -c . 2>/dev/null"
         for codec in options.codecs:
-            if codec == "zstd":
-                measurements.append(shell("backup zstd", "bound: tar, zstd -3 -T2, null",
+            if codec.startswith("zstd"):
+                measurements.append(shell(f"backup {codec}", "bound: tar, zstd -3 -T2, null",
                                           f"{tar} | zstd -q -3 -T{JOBS} >/dev/null"))
         measurements.append(shell("bound", "cat of the data directory, null", read))
         measurements.append(shell("bound", "PUT of the raw tar, one stream",
@@ -225,9 +227,9 @@ def wal(options, store, cluster, tools, folder, bound):
     segment = cluster.segment()
     target = folder / "fetched"
     up, down = [], []
-    for codec in options.codecs:
+    for codec in WAL_CODECS:
         for tool in tools:
-            if codec in tool.wal_codecs:
+            if algorithm(codec) in options.codecs:
                 row = Row(f"WAL up {codec}", tool.name)
                 up.append((row, lambda t=tool, c=codec, r=row: one_push(t, c, segment, r)))
                 row = Row(f"WAL down {codec}", tool.name)
@@ -236,7 +238,7 @@ def wal(options, store, cluster, tools, folder, bound):
         copy = f"cp {segment} {target} && sync {target}"
         down.append(shell("bound", "cp of the segment, then sync", copy))
     for tool in tools:
-        for codec in set(tool.wal_codecs) & set(options.codecs):
+        for codec in WAL_CODECS:
             tool.clean_wal(codec)
             # Ours remembers the archive's identity from the first push on.
             run(tool.push(codec, segment), env=tool.environment(codec), check=False)

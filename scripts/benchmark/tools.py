@@ -1,5 +1,7 @@
 """How each tool is asked to do the same thing: the same cluster, the same S3 server, two workers,
-a fast checkpoint, no waiting for WAL. Levels of compression are each tool's own."""
+a fast checkpoint, no waiting for WAL.
+
+A codec is "gzip", at the tool's own level, or "gzip:6"."""
 
 import os
 import shlex
@@ -12,12 +14,20 @@ from bed import ACCESS, BUCKET
 JOBS = 2
 
 
+def level_of(codec):
+    """The number behind the colon, as a list of no or one word."""
+    return codec.split(":")[1:]
+
+
+def algorithm(codec):
+    return codec.split(":")[0]
+
+
 class Tool:
     """Everything a tool writes lies below one prefix per codec, which may be removed."""
 
     name = ""
     backup_codecs = ()
-    wal_codecs = ()
 
     def __init__(self, store, cluster, folder):
         self.store, self.cluster, self.folder = store, cluster, folder
@@ -32,7 +42,7 @@ class Tool:
         }
 
     def prefix(self, codec):
-        return f"{self.name}-{self.cluster.data}-{codec}"
+        return f"{self.name}-{self.cluster.data}-{codec.replace(':', '-')}"
 
     def place(self, codec):
         return f"s3://{BUCKET}/{self.prefix(codec)}"
@@ -56,8 +66,10 @@ class Cloud(Tool):
     """The common words of these commands and Barman's."""
 
     def words(self, command, codec, *more):
-        flag = [] if codec == "none" else [f"--{codec}"]
-        return [*self.program(command), "--endpoint-url", self.store.endpoint, *flag,
+        flags = [] if codec == "none" else [f"--{algorithm(codec)}"]
+        for level in level_of(codec):
+            flags += ["--compression-level", level]
+        return [*self.program(command), "--endpoint-url", self.store.endpoint, *flags,
                 *map(str, more)]
 
     def backup(self, codec):
@@ -84,8 +96,7 @@ class Cloud(Tool):
 
 class Ours(Cloud):
     name = "ours"
-    backup_codecs = ("gzip", "lz4", "zstd")
-    wal_codecs = ("gzip", "lz4", "zstd")
+    backup_codecs = ("gzip", "gzip:6", "lz4", "zstd", "zstd:3")
 
     def __init__(self, store, cluster, folder, program, extra):
         super().__init__(store, cluster, folder)
@@ -103,7 +114,6 @@ class Ours(Cloud):
 class Barman(Cloud):
     name = "barman"
     backup_codecs = ("gzip", "lz4")
-    wal_codecs = ("gzip", "lz4", "zstd")
     extra = ()
 
     def __init__(self, store, cluster, folder, programs):
@@ -116,12 +126,12 @@ class Barman(Cloud):
 
 class PgBackRest(Tool):
     name = "pgbackrest"
-    backup_codecs = ("gzip", "lz4", "zstd")
-    wal_codecs = ("gzip", "lz4", "zstd")
+    backup_codecs = ("gzip", "gzip:6", "lz4", "zstd", "zstd:3")
     types = {"gzip": "gz", "lz4": "lz4", "zstd": "zst"}
 
     def configuration(self, codec):
-        path = self.folder / f"pgbackrest-{codec}.conf"
+        path = self.folder / f"{self.prefix(codec)}.conf"
+        level = "".join(f"compress-level={level}" for level in level_of(codec))
         path.write_text(f"""[global]
 repo1-type=s3
 repo1-path=/{self.prefix(codec)}
@@ -136,7 +146,8 @@ repo1-storage-host=127.0.0.1
 repo1-storage-port={self.store.start_tls()}
 repo1-storage-verify-tls=n
 repo1-retention-full=2
-compress-type={self.types[codec]}
+compress-type={self.types[algorithm(codec)]}
+{level}
 process-max={JOBS}
 start-fast=y
 archive-check=n
@@ -152,7 +163,7 @@ pg1-user=postgres
         return path
 
     def words(self, codec, *more):
-        configuration = self.folder / f"pgbackrest-{codec}.conf"
+        configuration = self.folder / f"{self.prefix(codec)}.conf"
         return ["pgbackrest", f"--config={configuration}", "--stanza=main", *map(str, more)]
 
     def clean(self, codec):
@@ -184,8 +195,7 @@ pg1-user=postgres
 
 class WalRus(Tool):
     name = "wal-rus"
-    backup_codecs = ("gzip", "lz4", "zstd")
-    wal_codecs = ("gzip", "lz4", "zstd")
+    backup_codecs = ("gzip", "gzip:6", "lz4", "zstd", "zstd:3")
 
     def __init__(self, store, cluster, folder, program):
         super().__init__(store, cluster, folder)
@@ -197,7 +207,8 @@ class WalRus(Tool):
             "WALG_S3_PREFIX": self.place(codec),
             "AWS_ENDPOINT_URL": self.store.endpoint,
             "AWS_S3_FORCE_PATH_STYLE": "true",
-            "WALG_COMPRESSION_METHOD": codec,
+            "WALG_COMPRESSION_METHOD": algorithm(codec),
+            **{"WALG_COMPRESSION_LEVEL": level for level in level_of(codec)},
             "WALG_UPLOAD_CONCURRENCY": str(JOBS),
             "WALG_DOWNLOAD_CONCURRENCY": str(JOBS),
             "WALG_PREFETCH_DIR": str(self.folder / "walrus-prefetch"),

@@ -23,6 +23,7 @@ mod publish;
 mod record;
 mod tarball_index;
 mod tarballs;
+mod wal_folders;
 mod wal_index;
 
 pub use backup::{Backup, Leftover, UnreadableBackup};
@@ -39,4 +40,5 @@ pub use record::{
 };
 pub use tarball_index::{IndexReadError, IndexWriter, IndexedMember, read_index};
 pub use tarballs::{Tarball, TarballError};
+pub use wal_folders::{WalFolder, WalLog, WalTop};
 pub use wal_index::WalObject;

@@ -75,15 +75,6 @@ impl Catalog {
         Ok(missing.map(|(segment, _)| *segment).collect())
     }
 
-    /// The timeline of the highest name in the archive; `None` when it is empty.
-    pub async fn newest_timeline(&self) -> Result<Option<TimelineId>, CatalogError> {
-        let timelines = self.wals().map_ok(|object| object.name.timeline());
-        let newest = timelines.try_fold(None, |newest: Option<TimelineId>, timeline| async move {
-            Ok(Some(newest.map_or(timeline, |newest| newest.max(timeline))))
-        });
-        newest.await
-    }
-
     /// The history of a timeline; `None` when the archive holds no history file of it, in no
     /// compression. One GET when it was archived plain, at most seven.
     pub async fn history(
@@ -105,16 +96,14 @@ impl Catalog {
         Ok(None)
     }
 
-    /// Every history file of the archive. One that cannot be read is left out, with a warning:
+    /// The history files among `files`. One that cannot be read is left out, with a warning:
     /// what is not known about a timeline must be taken as the worst.
     pub async fn histories(
         &self,
+        files: &[WalObject],
         limits: &Limits,
     ) -> Result<BTreeMap<TimelineId, TimelineHistory>, CatalogError> {
-        let folder = format!("{}/", self.layout().wals());
-        let listed = self.store().list_starting_with(&folder).await?;
-        let files = listed.into_iter().filter_map(WalObject::parse);
-        let histories = files.filter(|object| object.name.kind() == WalFileKind::History);
+        let histories = files.iter().filter(|object| object.name.kind() == WalFileKind::History);
         stream::iter(histories)
             .map(|object| async move {
                 let timeline = object.name.timeline();
@@ -134,7 +123,10 @@ impl Catalog {
             .await
     }
 
-    fn wals_below(&self, folder: &str) -> BoxStream<'static, Result<WalObject, CatalogError>> {
+    pub(crate) fn wals_below(
+        &self,
+        folder: &str,
+    ) -> BoxStream<'static, Result<WalObject, CatalogError>> {
         self.store()
             .list(folder)
             .map_err(CatalogError::from)

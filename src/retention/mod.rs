@@ -22,12 +22,12 @@ pub use plan::{BackupDeletion, DeletePlan, FolderDeletion};
 pub use policy::{RetentionPolicy, RetentionPolicyError};
 pub use select::{DeleteTarget, Selection};
 
-use crate::catalog::{BackupId, Catalog, CatalogListing};
+use crate::catalog::{BackupId, Catalog, CatalogListing, WalTop};
 use crate::flow::{Cancel, Limits};
 use crate::retention::plan::{Steps, assemble};
 use crate::retention::select::{Unselected, by_policy, by_selector};
 use crate::store::ObjectKey;
-use futures::stream::TryStreamExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 
@@ -63,24 +63,38 @@ pub async fn plan(
     }
     cancel.check()?;
     // Locked backups stay, so what WAL is needed can only be told behind that check.
-    let histories = match selection.doomed.is_empty() {
-        true => needs::Histories::new(),
-        false => catalog.histories(limits).await?,
+    let top = match selection.doomed.is_empty() {
+        true => WalTop::default(),
+        false => catalog.wal_top().await?,
     };
+    let histories = catalog.histories(&top.files, limits).await?;
     let steps = Steps::new(&listing, &selection.doomed, histories, now);
-    let mut obsolete: BTreeMap<usize, Vec<ObjectKey>> = BTreeMap::new();
-    if !selection.doomed.is_empty() {
-        let mut wals = catalog.wals();
-        while let Some(object) = wals.try_next().await? {
-            cancel.check()?;
-            if let Some(step) = steps.obsolete_since(&object.name) {
-                obsolete.entry(step).or_default().push(object.key);
-            }
-        }
-    }
+    let obsolete = obsolete_wal(catalog, &steps, top, cancel).await?;
     selection.hindrances.extend(steps.unknown());
     selection.hindrances.extend(unjudged(&listing, &selection));
     Ok(assemble(selection, &listing.leftovers, obsolete))
+}
+
+/// The WAL files that go, by the step that makes them obsolete. Folders from which none can go
+/// are not listed: a nightly run reads some of the archive's folders and not all of its files.
+async fn obsolete_wal(
+    catalog: &Catalog,
+    steps: &Steps,
+    top: WalTop,
+    cancel: &Cancel,
+) -> Result<BTreeMap<usize, Vec<ObjectKey>>, RetentionError> {
+    let mut folders = top.folders;
+    folders.retain(|folder| folder.log().is_none_or(|log| steps.may_take_from(log)));
+    let direct = stream::iter(top.files).map(Ok);
+    let mut files = direct.chain(catalog.wals_in(folders));
+    let mut obsolete: BTreeMap<usize, Vec<ObjectKey>> = BTreeMap::new();
+    while let Some(object) = files.try_next().await? {
+        cancel.check()?;
+        if let Some(step) = steps.obsolete_since(&object.name) {
+            obsolete.entry(step).or_default().push(object.key);
+        }
+    }
+    Ok(obsolete)
 }
 
 /// Backups that cannot be read and are not to go: each is an error of the command, as with

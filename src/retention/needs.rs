@@ -11,7 +11,7 @@
 //!
 //! History files are never deleted: they are small and tell what everything else is.
 
-use crate::catalog::{Backup, BackupId, BackupStatus, KeepTarget};
+use crate::catalog::{Backup, BackupId, BackupStatus, KeepTarget, WalLog};
 use crate::wal::{Lsn, TimelineHistory, TimelineId, WalFileKind, WalFileName, WalSegment};
 use jiff::{SignedDuration, Timestamp};
 use std::collections::BTreeMap;
@@ -42,6 +42,13 @@ struct Begin {
 /// whatever the segment size.
 type Position = u64;
 
+/// Where a WAL file lies in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    timeline: TimelineId,
+    position: Position,
+}
+
 /// First and last segment, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
@@ -54,16 +61,26 @@ const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 impl WalNeeds {
     /// Whether the file must stay, as far as `histories` tell.
+    #[cfg(test)]
     pub fn hold(&self, name: &WalFileName, histories: &Histories) -> bool {
-        let Some(position) = position(name) else { return true };
-        let timeline = name.timeline();
+        Place::of(name).is_none_or(|place| self.hold_all(place, place, histories))
+    }
+
+    /// Whether every file from `first` to `last`, of one timeline, must stay, as far as
+    /// `histories` tell. A yes is certain, a no only when both are the same place.
+    pub fn hold_all(&self, first: Place, last: Place, histories: &Histories) -> bool {
         self.everything
             || !self.unknown.is_empty()
-            || self.ranges.iter().any(|range| range.contains(timeline, position))
-            || self
-                .begins
-                .iter()
-                .any(|(own, begin)| begin.needs(*own, timeline, position, histories))
+            || self.ranges.iter().any(|range| range.contains(first) && range.contains(last))
+            || self.begins.iter().any(|(own, begin)| begin.needs(*own, first, histories))
+    }
+
+    /// Whether no file from `first` to `last`, of one timeline, must stay. A yes is certain.
+    pub fn hold_none(&self, first: Place, last: Place, histories: &Histories) -> bool {
+        !self.everything
+            && self.unknown.is_empty()
+            && !self.ranges.iter().any(|range| range.touches(first, last))
+            && !self.begins.iter().any(|(own, begin)| begin.needs(*own, last, histories))
     }
 
     /// Everything a backup may be recovered with; a standalone keep needs only what makes it
@@ -118,19 +135,13 @@ impl WalNeeds {
 }
 
 impl Begin {
-    /// Whether a backup that began here on timeline `own` may be recovered with a file at
-    /// `position` of `timeline`.
-    fn needs(
-        &self,
-        own: TimelineId,
-        timeline: TimelineId,
-        position: Position,
-        histories: &Histories,
-    ) -> bool {
-        if timeline <= own {
-            return timeline == own && position >= self.position;
+    /// Whether a backup that began here on timeline `own` may be recovered with the file at
+    /// `place`; if so, then with every later one of the same timeline too.
+    fn needs(&self, own: TimelineId, place: Place, histories: &Histories) -> bool {
+        if place.timeline <= own {
+            return place.timeline == own && place.position >= self.position;
         }
-        match histories.get(&timeline) {
+        match histories.get(&place.timeline) {
             Some(history) => history.left_at(own).is_some_and(|left_at| left_at >= self.lsn),
             None => true,
         }
@@ -138,9 +149,31 @@ impl Begin {
 }
 
 impl Range {
-    fn contains(&self, timeline: TimelineId, position: Position) -> bool {
-        (self.begin.0..=self.end.0).contains(&timeline)
-            && (self.begin.1..=self.end.1).contains(&position)
+    fn contains(&self, place: Place) -> bool {
+        self.touches(place, place)
+    }
+
+    /// Whether any file from `first` to `last`, of one timeline, is in it.
+    fn touches(&self, first: Place, last: Place) -> bool {
+        (self.begin.0..=self.end.0).contains(&first.timeline)
+            && self.begin.1 <= last.position
+            && first.position <= self.end.1
+    }
+}
+
+impl Place {
+    /// `None` for a history file, which lies nowhere and always stays.
+    pub fn of(name: &WalFileName) -> Option<Self> {
+        Some(Self { timeline: name.timeline(), position: position(name)? })
+    }
+
+    pub fn first_of(log: WalLog) -> Self {
+        Self { timeline: log.timeline, position: Position::from(log.number) << 32 }
+    }
+
+    pub fn last_of(log: WalLog) -> Self {
+        let first = Self::first_of(log);
+        Self { position: first.position | Position::from(u32::MAX), ..first }
     }
 }
 
@@ -172,10 +205,10 @@ fn segment_position(backup: &Backup, segment: WalSegment) -> Position {
 
 #[cfg(test)]
 mod tests {
-    use crate::catalog::{Backup, BackupId, BackupInfo, BackupStatus, Keep, KeepTarget};
-    use crate::retention::needs::{Histories, WalNeeds};
+    use crate::catalog::{Backup, BackupId, BackupInfo, BackupStatus, Keep, KeepTarget, WalLog};
+    use crate::retention::needs::{Histories, Place, WalNeeds};
     use crate::wal::{Lsn, SegmentSize, TimelineHistory, TimelineId, WalFileName, WalSegment};
-    use proptest::prelude::{any, prop_assert_eq, proptest};
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
     use std::fmt::Write;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -284,6 +317,10 @@ mod tests {
                     let segment = WalSegment { timeline: timeline(index), number };
                     let name = WalFileName::of_segment(segment, SIZE);
                     prop_assert_eq!(needs.hold(&name, &histories), needed, "{}", name);
+                    let log = WalLog::of(&name).expect("a segment");
+                    let (first, last) = (Place::first_of(log), Place::last_of(log));
+                    prop_assert!(needed || !needs.hold_all(first, last, &histories), "{}", name);
+                    prop_assert!(!needed || !needs.hold_none(first, last, &histories), "{}", name);
                     // Whatever is not known about a timeline only ever holds more.
                     if needed {
                         prop_assert_eq!(needs.hold(&name, &Histories::new()), true);

@@ -6,8 +6,8 @@
 //! Memory: the WAL archive is streamed; what is held is the key of each WAL file that goes, with
 //! 40 bytes beside it: 8 MB for 1 TB of WAL in segments of 16 MiB and keys of 80 bytes.
 
-use crate::catalog::{Backup, BackupId, CatalogListing, TarballName};
-use crate::retention::needs::{Histories, WalNeeds, is_recoverable, is_running};
+use crate::catalog::{Backup, BackupId, CatalogListing, TarballName, WalLog};
+use crate::retention::needs::{Histories, Place, WalNeeds, is_recoverable, is_running};
 use crate::retention::select::Doomed;
 use crate::retention::{RetentionError, Selection};
 use crate::store::{ListEntry, ObjectKey};
@@ -83,11 +83,23 @@ impl Steps {
 
     /// The step that makes the file obsolete; `None` when it stays.
     pub fn obsolete_since(&self, name: &WalFileName) -> Option<usize> {
-        if self.needs.last()?.hold(name, &self.histories) {
+        let place = Place::of(name)?;
+        let held = |step: usize| self.needs[step].hold_all(place, place, &self.histories);
+        if held(self.needs.len() - 1) {
             return None;
         }
-        let held = |step: usize| self.needs[step].hold(name, &self.histories);
         (1..self.needs.len()).find(|&step| !held(step) && (self.sweeps[step] || held(step - 1)))
+    }
+
+    /// Whether any step can make a file of this log obsolete. A no is certain, a yes is not.
+    pub fn may_take_from(&self, log: WalLog) -> bool {
+        let (first, last) = (Place::first_of(log), Place::last_of(log));
+        // Along one timeline what is needed goes on to the end of the log, but for the ranges of
+        // standalone backups, which have an end.
+        let holds_all = |step: usize| self.needs[step].hold_all(first, last, &self.histories);
+        let holds_none = |step: usize| self.needs[step].hold_none(first, last, &self.histories);
+        let takes = |step: usize| !holds_all(step) && (self.sweeps[step] || !holds_none(step - 1));
+        !holds_all(self.needs.len() - 1) && (1..self.needs.len()).any(takes)
     }
 
     /// Why WAL stays that may be obsolete, if so.

@@ -1,13 +1,18 @@
 //! Deletions from end to end, on stores in memory.
 
 use crate::catalog::fixtures::{self, empty_catalog, keys, limits, write};
-use crate::catalog::{BackupSelector, Catalog, KeepTarget};
+use crate::catalog::{BackupSelector, Catalog, KeepTarget, Layout, ServerName, WalTop};
 use crate::flow::Cancel;
+use crate::retention::plan::Steps;
 use crate::retention::{
     self, DeleteOptions, DeletePlan, DeleteSummary, DeleteTarget, LockCheck, RetentionError,
     RetentionPolicy,
 };
+use crate::store::Store;
+use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::{any, prop_assert_eq, proptest};
+use std::collections::BTreeSet;
 
 const OPTIONS: DeleteOptions = DeleteOptions { minimum_redundancy: 0, locks: LockCheck::Skip };
 
@@ -347,4 +352,113 @@ async fn backups_made_of_snapshots_stay_and_are_told() {
     let error = delete(&catalog, &backup("snap1")).await.expect_err("snapshots");
     assert!(matches!(error, RetentionError::Snapshots { .. }));
     assert_eq!(keys(catalog.store()).await, before);
+}
+
+/// A backup and four WAL files each in many logs of three timelines, two of them with history.
+async fn put_logs(catalog: &Catalog, backups: &[(u32, u32, u32)]) {
+    for (number, (timeline, log, segment)) in backups.iter().enumerate() {
+        let time = format!("2026-01-{:02} 00:00:00+00:00", number + 1);
+        let info = format!(
+            "status=DONE\ntimeline={timeline}\nbegin_time={time}\nend_time={time}\n\
+             begin_wal={timeline:08X}{log:08X}{segment:08X}\nbegin_xlog={log:X}/{segment:X}000028\n\
+             end_wal={timeline:08X}{log:08X}{segment:08X}\nend_xlog={log:X}/{segment:X}000100\n"
+        );
+        let folder = format!("p/main/base/202601{:02}T000000", number + 1);
+        write(catalog.store(), &format!("{folder}/backup.info"), info).await;
+    }
+    for (timeline, log) in (1..=3).flat_map(|timeline| (0..6).map(move |log| (timeline, log))) {
+        for segment in [0, 3, 6, 255] {
+            let hash = format!("{timeline:08X}{log:08X}");
+            write(catalog.store(), &format!("p/main/wals/{hash}/{hash}{segment:08X}"), "").await;
+        }
+    }
+    put_history(catalog, 2, "1\t2/4800000\tx\n").await;
+}
+
+proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(64))]
+    /// The model: the same decision about every file of the whole archive.
+    #[test]
+    fn skipping_folders_changes_nothing_in_the_plan(
+        backups in proptest::collection::vec((1u32..4, 0u32..6, 0u32..8), 1..6),
+        kept in any::<usize>(),
+        redundancy in 0usize..4,
+        one in any::<Option<usize>>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        let (planned, expected) = runtime.block_on(async {
+            let catalog = empty_catalog();
+            put_logs(&catalog, &backups).await;
+            let id = |number: usize| format!("202601{:02}T000000", number % backups.len() + 1);
+            let keep = crate::catalog::BackupId::parse(&id(kept)).expect("id");
+            catalog.set_keep(&keep, KeepTarget::Standalone, fixtures::now()).await.expect("keeps");
+            let target = match one.map(id).filter(|id| id != keep.as_str()) {
+                Some(id) => backup(&id),
+                None => policy(&format!("REDUNDANCY {redundancy}")),
+            };
+            let plan = plan_at(&catalog, &target, &OPTIONS, fixtures::now()).await.expect("plans");
+            let planned: BTreeSet<_> =
+                plan.backups.iter().flat_map(|backup| backup.wals.iter().cloned()).collect();
+            (planned, whole_scan(&catalog, &target).await)
+        });
+        prop_assert_eq!(planned, expected);
+    }
+}
+
+async fn whole_scan(catalog: &Catalog, target: &DeleteTarget) -> BTreeSet<crate::store::ObjectKey> {
+    let listing = catalog.load(&limits(), fixtures::now()).await.expect("loads");
+    let selection =
+        retention::select(catalog, &listing, target, &OPTIONS, fixtures::now()).expect("selects");
+    let WalTop { files, .. } = catalog.wal_top().await.expect("lists");
+    let histories = catalog.histories(&files, &limits()).await.expect("reads");
+    let steps = Steps::new(&listing, &selection.doomed, histories, fixtures::now());
+    let all: Vec<_> = catalog.wals().try_collect().await.expect("lists");
+    let goes = all.into_iter().filter(|object| steps.obsolete_since(&object.name).is_some());
+    goes.map(|object| object.key).collect()
+}
+
+/// One backup of eight a day goes, and one folder of WAL with it.
+#[tokio::test]
+async fn a_nightly_run_lists_only_the_folders_it_deletes_from() {
+    let (store, requests) = Store::recording();
+    let server = ServerName::parse("main").expect("server name");
+    let catalog = Catalog::new(store, Layout::new("p", &server).expect("layout"));
+    for day in 1..=8 {
+        let id = format!("2026010{day}T000000");
+        let info = format!(
+            "status=DONE\ntimeline=1\nbegin_time=2026-01-0{day} 00:00:00+00:00\n\
+             begin_wal=000000010000000{day}00000000\nend_wal=000000010000000{day}00000001\n"
+        );
+        write(catalog.store(), &format!("p/main/base/{id}/backup.info"), info).await;
+        write(catalog.store(), &format!("p/main/base/{id}/data.tar"), "").await;
+        for segment in 0..8 {
+            let hash = format!("000000010000000{day}");
+            write(catalog.store(), &format!("p/main/wals/{hash}/{hash}{segment:08X}"), "").await;
+        }
+    }
+    requests.take();
+    let plan = plan_at(&catalog, &policy("REDUNDANCY 8"), &OPTIONS, fixtures::now()).await;
+    assert!(plan.expect("plans").backups.is_empty());
+    let nothing = requests.take();
+    let lists = |requests: &[String]| -> Vec<String> {
+        requests.iter().filter(|request| request.starts_with("LIST")).cloned().collect()
+    };
+    assert_eq!(lists(&nothing), ["LIST p//main/base", "LIST p/main/base"]);
+    let reads = |requests: &[String]| requests.iter().filter(|r| r.starts_with("GET")).count();
+    assert_eq!(reads(&nothing), 8, "one for each backup");
+    let plan =
+        plan_at(&catalog, &policy("REDUNDANCY 7"), &OPTIONS, fixtures::now()).await.expect("plans");
+    assert_eq!(plan.backups[0].wals.len(), 8);
+    let planned = requests.take();
+    assert_eq!(
+        lists(&planned),
+        [
+            "LIST p//main/base",
+            "LIST p/main/base",
+            "LIST p/main/wals",
+            "LIST p/main/wals/0000000100000001"
+        ]
+    );
+    retention::apply(&catalog, plan, &Cancel::new()).await.expect("deletes");
+    assert_eq!(requests.take(), ["DELETE ", "DELETE ", "DELETE "], "tarballs, WAL, the entry");
 }

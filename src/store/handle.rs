@@ -343,7 +343,7 @@ impl Store {
         store_error(operation, self.url_of(key), trace, error)
     }
 
-    fn list_error(
+    pub(crate) fn list_error(
         &self,
         below: &str,
         trace: &Trace,
@@ -392,7 +392,9 @@ fn has_no_code(trace: &Trace) -> bool {
     matches!(trace.last(), Some(Answer::Status { code: None, .. }))
 }
 
-fn list_entry(meta: &object_store::ObjectMeta) -> Result<ListEntry, crate::store::ObjectKeyError> {
+pub(crate) fn list_entry(
+    meta: &object_store::ObjectMeta,
+) -> Result<ListEntry, crate::store::ObjectKeyError> {
     let key = ObjectKey::parse(meta.location.as_ref())?;
     Ok(ListEntry { key, bytes: meta.size, modified: timestamp(meta.last_modified) })
 }
@@ -425,7 +427,7 @@ pub(crate) fn path(key: &ObjectKey) -> Path {
 }
 
 /// A folder to list; `None` for the whole bucket.
-fn folder_path(folder: &str) -> Option<Path> {
+pub(crate) fn folder_path(folder: &str) -> Option<Path> {
     let exact = || path_of(folder).unwrap_or_else(|| Path::from_iter(folder.split('/')));
     (!folder.is_empty()).then(exact)
 }

@@ -18,6 +18,7 @@ mod blocks;
 mod bucket;
 mod delete;
 mod error;
+mod folder;
 mod google;
 mod handle;
 mod key;
@@ -36,6 +37,7 @@ mod url;
 mod writer;
 
 pub use error::{Effect, StoreError, StoreErrorKind, StoreOperation};
+pub use folder::FolderListing;
 pub use handle::{ListEntry, ObjectMeta, PutMode, PutOptions, PutOutcome, Store};
 pub use key::{ObjectKey, ObjectKeyError};
 pub use lock::ObjectLock;

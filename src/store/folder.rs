@@ -1,0 +1,29 @@
+//! Listing one folder without entering those below.
+
+use crate::cloud::Trace;
+use crate::store::handle::{folder_path, list_entry};
+use crate::store::{ListEntry, Store, StoreError};
+
+/// One level of the bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FolderListing {
+    pub objects: Vec<ListEntry>,
+    /// Names of the folders directly below, without slashes. A folder is there as long as any
+    /// object is below it.
+    pub folders: Vec<String>,
+}
+
+impl Store {
+    /// Lists the objects directly in a folder, and the names of the folders in it, in no promised
+    /// order: one request for each thousand of both. The folder has no trailing slash.
+    pub async fn list_folder(&self, folder: &str) -> Result<FolderListing, StoreError> {
+        let trace = Trace::new();
+        let prefix = folder_path(folder);
+        let listed = trace.follow(self.objects().list_with_delimiter(prefix.as_ref())).await;
+        let listed = listed.map_err(|error| self.list_error(folder, &trace, &error))?;
+        let objects = listed.objects.iter().map(list_entry).collect::<Result<_, _>>();
+        let objects = objects.map_err(|error| self.list_error(folder, &trace, &error))?;
+        let names = listed.common_prefixes.iter().filter_map(|prefix| prefix.filename());
+        Ok(FolderListing { objects, folders: names.map(String::from).collect() })
+    }
+}

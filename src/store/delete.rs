@@ -11,14 +11,17 @@ use std::sync::Arc;
 /// Batches in flight at once.
 const BATCHES_AT_ONCE: usize = 4;
 
+/// So few keys are not divided among several requests: a round trip costs more.
+const SMALL_BATCH: usize = 100;
+
 type Answers = Vec<(ObjectKey, Result<(), StoreError>)>;
 
 impl Store {
-    /// Deletes objects, in the store's batches. An object that is not there counts as deleted.
+    /// Deletes objects, in batches that the store takes, several side by side. An object that is not there counts as deleted.
     /// Every key gets its own answer, in the order given.
     pub async fn delete(&self, keys: Vec<ObjectKey>) -> Answers {
         let batches: Vec<BoxFuture<'_, Answers>> = keys
-            .chunks(self.inner.delete_batch.max(1))
+            .chunks(batch_keys(keys.len(), self.inner.delete_batch))
             .map(|batch| self.delete_batch(batch.to_vec()).boxed())
             .collect();
         let mut answered = stream::iter(batches).buffered(BATCHES_AT_ONCE);
@@ -111,6 +114,12 @@ impl Store {
     }
 }
 
+/// Keys of one request: servers work through them one after another, so that even what would
+/// fit into one request is divided.
+fn batch_keys(keys: usize, batch_max: usize) -> usize {
+    keys.div_ceil(BATCHES_AT_ONCE).max(SMALL_BATCH).min(batch_max).max(1)
+}
+
 async fn ask(
     objects: Arc<dyn ObjectStore>,
     keys: &[ObjectKey],
@@ -137,5 +146,26 @@ fn refuses_batches(trace: &Trace) -> bool {
             ["MissingContentMD5", "NotImplemented", "MethodNotAllowed"].contains(&code.as_str())
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::store::delete::batch_keys;
+
+    #[test]
+    fn batches_are_divided_among_requests_and_never_larger_than_the_store_takes() {
+        for (keys, batch_max, batch) in [
+            (0, 1000, 100),
+            (3, 1000, 100),
+            (400, 1000, 100),
+            (1000, 1000, 250),
+            (4000, 1000, 1000),
+            (9000, 1000, 1000),
+            (9000, 3, 3),
+            (9000, 0, 1),
+        ] {
+            assert_eq!(batch_keys(keys, batch_max), batch, "{keys} keys");
+        }
     }
 }

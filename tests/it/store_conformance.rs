@@ -6,7 +6,9 @@
 //! regions exist nowhere here.
 
 use crate::support::peers::{Kind, Peer, key, names, noise, on_every_store, put, untagged};
-use barman_cloud::store::{Effect, ObjectKey, PutMode, PutOutcome, StoreError, StoreErrorKind};
+use barman_cloud::store::{
+    Effect, FolderListing, ObjectKey, PutMode, PutOutcome, StoreError, StoreErrorKind,
+};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::future::{join_all, try_join_all};
@@ -176,6 +178,13 @@ async fn a_listing_goes_over_pages_and_deletion_over_batches() {
         assert_eq!(listed.into_iter().collect::<BTreeSet<_>>(), expected);
         assert_eq!(names(&store, "p/1/").await.len(), 1200);
         assert_eq!(names(&store, "").await.len(), 1202);
+        let mut folder = store.list_folder("p").await.expect("a listing");
+        folder.folders.sort();
+        assert_eq!(folder.folders, ["1", "1x"]);
+        assert_eq!(folder.objects.len(), 1, "p/10 and nothing below");
+        let folder = store.list_folder("p/1").await.expect("a listing");
+        assert_eq!((folder.objects.len(), folder.folders.len()), (1200, 0));
+        assert_eq!(store.list_folder("p/2").await, Ok(FolderListing::default()));
 
         let mut doomed: Vec<ObjectKey> = expected.iter().map(|name| key(name)).collect();
         doomed.insert(3, key("p/1/never-was"));

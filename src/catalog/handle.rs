@@ -5,7 +5,7 @@ use crate::catalog::backup::time_of;
 use crate::catalog::format::{backup_info, backup_json, side_json};
 use crate::catalog::tarballs::recorded_tarballs;
 use crate::catalog::{
-    Backup, BackupId, BackupInfo, BackupSelector, BackupStatus, CatalogError, CatalogListing, Keep,
+    Backup, BackupId, BackupInfo, BackupSelector, BackupStatus, CatalogError, CatalogListing,
     Layout, Leftover, SelectError, StartedRecord, TarballError, UnreadableBackup,
 };
 use crate::flow::Limits;
@@ -45,6 +45,20 @@ enum Folder {
     Leftover(Leftover),
     /// Neither a backup nor old enough to be swept.
     Nothing,
+}
+
+/// Which of the two records of a backup is read: ours, where it is there.
+#[derive(Clone, Copy)]
+enum Record {
+    Ours,
+    Barmans,
+}
+
+/// Where a backup's keep may be.
+#[derive(Clone, Copy)]
+struct KeepPlaces {
+    here: bool,
+    elsewhere: Elsewhere,
 }
 
 impl Catalog {
@@ -133,11 +147,18 @@ impl Catalog {
         limits: &Limits,
         now: Timestamp,
     ) -> Result<Backup, CatalogError> {
-        let id = self.resolve(text, limits, now).await?;
-        match self.find(&id, now).await? {
-            Some(backup) => Ok(backup),
-            None => Err(CatalogError::AbsentBackup { id, server: self.server() }),
-        }
+        let (id, found) = match BackupSelector::parse(text) {
+            BackupSelector::Id(id) => (id.clone(), self.find(&id, now).await?),
+            selector => {
+                let listing = self.load(limits, now).await?;
+                let id = listing.resolve(&selector);
+                let id = id.map_err(|error| self.unresolved(text, error))?;
+                let mut backups = listing.backups.into_iter();
+                let found = backups.find(|backup| backup.id == id);
+                (id, found)
+            }
+        };
+        found.ok_or_else(|| CatalogError::AbsentBackup { id, server: self.server() })
     }
 
     pub(crate) fn unresolved(&self, text: &str, error: SelectError) -> CatalogError {
@@ -184,9 +205,10 @@ impl Catalog {
         let untouched_for =
             newest.map_or(SignedDuration::ZERO, |newest| now.duration_since(newest));
         if there(BACKUP_INFO).is_some() {
-            let has_record = there(BACKUP_JSON).is_some();
-            let keep = self.read_keep(&id, there(KEEP).is_some(), elsewhere).await?;
-            return self.read_ended(id, objects, has_record, keep).await;
+            let ours = there(BACKUP_JSON).is_some();
+            let record = if ours { Record::Ours } else { Record::Barmans };
+            let keep = KeepPlaces { here: there(KEEP).is_some(), elsewhere };
+            return self.read_ended(id, objects, record, keep).await;
         }
         let sweepable = match there(BACKUP_JSON) {
             // Barman deleted a backup of ours, or its publication broke off.
@@ -203,24 +225,32 @@ impl Catalog {
         Ok(if sweepable { Folder::Leftover(Leftover { id, objects }) } else { Folder::Nothing })
     }
 
-    /// A backup with `backup.info`: ended, or one of Barman's that runs.
+    /// A backup with `backup.info`: ended, or one of Barman's that runs. One of the two records is
+    /// read, beside the keep.
     async fn read_ended(
         &self,
         id: BackupId,
         objects: Vec<ListEntry>,
-        has_record: bool,
-        keep: Option<Keep>,
+        record: Record,
+        keep: KeepPlaces,
     ) -> Result<Folder, CatalogError> {
-        let name = if has_record { BACKUP_JSON } else { BACKUP_INFO };
+        let name = match record {
+            Record::Ours => BACKUP_JSON,
+            Record::Barmans => BACKUP_INFO,
+        };
         let key = self.layout.backup_object(&id, name);
-        let Some(content) = self.store.get(&key).await? else {
+        let keep = self.read_keep(&id, keep.here, keep.elsewhere);
+        let content = async { Ok(self.store.get(&key).await?) };
+        let (keep, content) = tokio::try_join!(keep, content)?;
+        let Some(content) = content else {
             // Deleted since it was listed.
             return Ok(Folder::Nothing);
         };
-        let parsed = if has_record {
-            parse_record(&id, &content).map(|record| (record.info.clone(), Some(record)))
-        } else {
-            parse_info(&content).map(|info| (info, None))
+        let parsed = match record {
+            Record::Ours => {
+                parse_record(&id, &content).map(|record| (record.info.clone(), Some(record)))
+            }
+            Record::Barmans => parse_info(&content).map(|info| (info, None)),
         };
         Ok(match parsed {
             Ok((mut info, record)) => {
@@ -326,8 +356,10 @@ mod tests {
     use crate::catalog::fixtures::{self, limits, now, write};
     use crate::catalog::{
         ABANDONED_AFTER, BackupId, BackupStatus, Catalog, CatalogError, CatalogListing, KeepTarget,
-        is_abandoned,
+        Layout, ServerName, is_abandoned,
     };
+    use crate::store::Store;
+    use crate::store::recording::Requests;
 
     async fn load(catalog: &Catalog) -> CatalogListing {
         catalog.load(&limits(), now()).await.expect("loads")
@@ -439,5 +471,49 @@ mod tests {
     async fn an_empty_bucket_is_an_empty_catalog() {
         let catalog = fixtures::empty_catalog();
         assert_eq!(load(&catalog).await, CatalogListing::default());
+    }
+
+    fn recording() -> (Catalog, Requests) {
+        let (store, requests) = Store::recording();
+        let server = ServerName::parse("main").expect("server name");
+        (Catalog::new(store, Layout::new("p", &server).expect("layout")), requests)
+    }
+
+    #[tokio::test]
+    async fn a_list_takes_one_listing_and_one_read_for_each_backup() {
+        let (catalog, requests) = recording();
+        let folder = |day: u32| format!("p/main/base/2026010{day}T000000");
+        for day in 1..=4 {
+            for name in ["backup.info", "backup_manifest", "data.tar", "data_0001.tar"] {
+                write(catalog.store(), &format!("{}/{name}", folder(day)), "status=DONE\n").await;
+            }
+        }
+        // Of a backup of ours only our record is read, of a kept one the keep too.
+        write(catalog.store(), &format!("{}/backup.json", folder(2)), "{}").await;
+        write(catalog.store(), &format!("{}/annotations/keep", folder(3)), "full").await;
+        requests.take();
+        let listing = load(&catalog).await;
+        assert_eq!((listing.backups.len(), listing.unreadable.len()), (3, 1));
+        let expected = [
+            format!("GET {}/backup.info", folder(1)),
+            format!("GET {}/backup.json", folder(2)),
+            format!("GET {}/annotations/keep", folder(3)),
+            format!("GET {}/backup.info", folder(3)),
+            format!("GET {}/backup.info", folder(4)),
+            "LIST p//main/base".to_string(),
+            "LIST p/main/base".to_string(),
+        ];
+        assert_eq!(requests.take(), expected);
+
+        // By id only its own folder is looked at; by shortcut nothing is read twice.
+        catalog.select("20260101T000000", &limits(), now()).await.expect("selects");
+        let one = [
+            "GET p//main/base/20260101T000000/annotations/keep".to_string(),
+            format!("GET {}/backup.info", folder(1)),
+            format!("LIST {}", folder(1)),
+        ];
+        assert_eq!(requests.take(), one);
+        catalog.select("last", &limits(), now()).await.expect("selects");
+        assert_eq!(requests.take(), expected);
     }
 }

@@ -15,6 +15,7 @@ mod needs;
 mod plan;
 mod policy;
 mod select;
+mod steps;
 
 pub use apply::{DeleteSummary, apply};
 pub use error::RetentionError;
@@ -24,8 +25,9 @@ pub use select::{DeleteTarget, Selection};
 
 use crate::catalog::{BackupId, Catalog, CatalogListing, WalTop};
 use crate::flow::{Cancel, Limits};
-use crate::retention::plan::{Steps, assemble};
+use crate::retention::plan::assemble;
 use crate::retention::select::{Unselected, by_policy, by_selector};
+use crate::retention::steps::Steps;
 use crate::store::ObjectKey;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
@@ -68,8 +70,8 @@ pub async fn plan(
         false => catalog.wal_top().await?,
     };
     let histories = catalog.histories(&top.files, limits).await?;
-    let steps = Steps::new(&listing, &selection.doomed, histories, now);
-    let obsolete = obsolete_wal(catalog, &steps, top, cancel).await?;
+    let mut steps = Steps::new(&listing, &selection.doomed, histories, now);
+    let obsolete = obsolete_wal(catalog, &mut steps, top, cancel).await?;
     selection.hindrances.extend(steps.unknown());
     selection.hindrances.extend(unjudged(&listing, &selection));
     Ok(assemble(selection, &listing.leftovers, obsolete))
@@ -79,7 +81,7 @@ pub async fn plan(
 /// are not listed: a nightly run reads some of the archive's folders and not all of its files.
 async fn obsolete_wal(
     catalog: &Catalog,
-    steps: &Steps,
+    steps: &mut Steps,
     top: WalTop,
     cancel: &Cancel,
 ) -> Result<BTreeMap<usize, Vec<ObjectKey>>, RetentionError> {

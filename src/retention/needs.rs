@@ -40,7 +40,7 @@ struct Begin {
 
 /// The sixteen digits behind the timeline in a WAL file's name: their order is that of the log,
 /// whatever the segment size.
-type Position = u64;
+pub type Position = u64;
 
 /// Where a WAL file lies in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,14 @@ impl WalNeeds {
             && self.unknown.is_empty()
             && !self.ranges.iter().any(|range| range.touches(first, last))
             && !self.begins.iter().any(|(own, begin)| begin.needs(*own, last, histories))
+    }
+
+    /// Where files begin or cease to be needed: between two of these, on one timeline, either all
+    /// are or none.
+    pub fn borders(&self) -> impl Iterator<Item = Position> {
+        let begins = self.begins.values().map(|begin| begin.position);
+        let ranges = self.ranges.iter();
+        begins.chain(ranges.flat_map(|range| [range.begin.1, range.end.1.saturating_add(1)]))
     }
 
     /// Everything a backup may be recovered with; a standalone keep needs only what makes it
@@ -165,6 +173,14 @@ impl Place {
     /// `None` for a history file, which lies nowhere and always stays.
     pub fn of(name: &WalFileName) -> Option<Self> {
         Some(Self { timeline: name.timeline(), position: position(name)? })
+    }
+
+    pub fn timeline(self) -> TimelineId {
+        self.timeline
+    }
+
+    pub fn position(self) -> Position {
+        self.position
     }
 
     pub fn first_of(log: WalLog) -> Self {

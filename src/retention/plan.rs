@@ -6,14 +6,11 @@
 //! Memory: the WAL archive is streamed; what is held is the key of each WAL file that goes, with
 //! 40 bytes beside it: 8 MB for 1 TB of WAL in segments of 16 MiB and keys of 80 bytes.
 
-use crate::catalog::{Backup, BackupId, CatalogListing, TarballName, WalLog};
-use crate::retention::needs::{Histories, Place, WalNeeds, is_recoverable, is_running};
+use crate::catalog::{BackupId, TarballName};
 use crate::retention::select::Doomed;
 use crate::retention::{RetentionError, Selection};
 use crate::store::{ListEntry, ObjectKey};
-use crate::wal::WalFileName;
-use jiff::Timestamp;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// Everything that goes, in order.
 #[derive(Debug, Default)]
@@ -46,109 +43,11 @@ pub struct FolderDeletion {
     pub entry: Vec<ObjectKey>,
 }
 
-/// The deletions so far, and what is needed after each: step 0 is before the first.
-pub struct Steps {
-    histories: Histories,
-    needs: Vec<WalNeeds>,
-    /// Whether, at the step, no older backup stays: then all obsolete WAL goes, whoever left it
-    /// behind; else only what the step itself makes obsolete.
-    sweeps: Vec<bool>,
-}
-
 impl DeletePlan {
     /// The first thing that should go and cannot.
     pub fn into_result(self) -> Result<(), RetentionError> {
         self.hindrances.into_iter().next().map_or(Ok(()), Err)
     }
-}
-
-impl Steps {
-    /// Follows the deletion of `doomed`, oldest first.
-    pub fn new(
-        listing: &CatalogListing,
-        doomed: &[Doomed<'_>],
-        histories: Histories,
-        now: Timestamp,
-    ) -> Self {
-        let mut gone: BTreeSet<&BackupId> = BTreeSet::new();
-        let mut needs = vec![needs_without(listing, &gone, None, now)];
-        let mut sweeps = vec![false];
-        for doomed in doomed {
-            gone.insert(doomed.id());
-            needs.push(needs_without(listing, &gone, Some(doomed), now));
-            sweeps.push(!older_stays(listing, &gone, doomed));
-        }
-        Self { histories, needs, sweeps }
-    }
-
-    /// The step that makes the file obsolete; `None` when it stays.
-    pub fn obsolete_since(&self, name: &WalFileName) -> Option<usize> {
-        let place = Place::of(name)?;
-        let held = |step: usize| self.needs[step].hold_all(place, place, &self.histories);
-        if held(self.needs.len() - 1) {
-            return None;
-        }
-        (1..self.needs.len()).find(|&step| !held(step) && (self.sweeps[step] || held(step - 1)))
-    }
-
-    /// Whether any step can make a file of this log obsolete. A no is certain, a yes is not.
-    pub fn may_take_from(&self, log: WalLog) -> bool {
-        let (first, last) = (Place::first_of(log), Place::last_of(log));
-        // Along one timeline what is needed goes on to the end of the log, but for the ranges of
-        // standalone backups, which have an end.
-        let holds_all = |step: usize| self.needs[step].hold_all(first, last, &self.histories);
-        let holds_none = |step: usize| self.needs[step].hold_none(first, last, &self.histories);
-        let takes = |step: usize| !holds_all(step) && (self.sweeps[step] || !holds_none(step - 1));
-        !holds_all(self.needs.len() - 1) && (1..self.needs.len()).any(takes)
-    }
-
-    /// Why WAL stays that may be obsolete, if so.
-    pub fn unknown(&self) -> Option<RetentionError> {
-        let ids: Vec<String> = self.needs.last()?.unknown.iter().map(BackupId::to_string).collect();
-        let asked = self.needs.len() > 1;
-        (asked && !ids.is_empty()).then_some(RetentionError::WalUnknown { ids })
-    }
-}
-
-/// What the backups need that are not `gone`.
-fn needs_without(
-    listing: &CatalogListing,
-    gone: &BTreeSet<&BackupId>,
-    last_gone: Option<&Doomed<'_>>,
-    now: Timestamp,
-) -> WalNeeds {
-    let mut needs = WalNeeds::default();
-    let stays = |id: &BackupId| !gone.contains(id);
-    for backup in listing.backups.iter().filter(|backup| stays(&backup.id)) {
-        if is_running(backup, now) {
-            needs.add_running(backup, &listing.backups);
-        } else if is_recoverable(backup) || backup.kept().is_some() {
-            needs.add(backup);
-        }
-    }
-    needs.everything |= listing.unreadable.iter().any(|unreadable| stays(&unreadable.id));
-    // Without any backup the archive is of no use, but it may be the beginning of one that is
-    // not in this catalog: like Barman, leave what came after the last backup began.
-    let recoverable = |backup: &&Backup| stays(&backup.id) && is_recoverable(backup);
-    if let Some(last) = last_gone
-        && !listing.backups.iter().any(|backup| recoverable(&backup))
-    {
-        match last {
-            Doomed::Backup(backup) => needs.add_all_from(backup),
-            Doomed::Unreadable(_) => needs.everything = true,
-        }
-    }
-    needs
-}
-
-/// Whether a backup stays that began earlier and may be recovered to any later time.
-fn older_stays(listing: &CatalogListing, gone: &BTreeSet<&BackupId>, doomed: &Doomed<'_>) -> bool {
-    let older = |backup: &Backup| match doomed.readable() {
-        Some(doomed) => backup.began() < doomed.began(),
-        None => backup.id < *doomed.id(),
-    };
-    let stays = |backup: &&Backup| !gone.contains(&backup.id) && is_recoverable(backup);
-    listing.backups.iter().filter(stays).any(older)
 }
 
 /// Joins the selected backups and the obsolete WAL, by step, into a plan.

@@ -3,16 +3,17 @@
 use crate::catalog::fixtures::{self, empty_catalog, keys, limits, write};
 use crate::catalog::{BackupSelector, Catalog, KeepTarget, Layout, ServerName, WalTop};
 use crate::flow::Cancel;
-use crate::retention::plan::Steps;
+use crate::retention::needs::Place;
+use crate::retention::steps::Steps;
 use crate::retention::{
     self, DeleteOptions, DeletePlan, DeleteSummary, DeleteTarget, LockCheck, RetentionError,
     RetentionPolicy,
 };
-use crate::store::Store;
+use crate::store::{ObjectKey, Store};
 use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::{any, prop_assert_eq, proptest};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 const OPTIONS: DeleteOptions = DeleteOptions { minimum_redundancy: 0, locks: LockCheck::Skip };
 
@@ -397,15 +398,18 @@ proptest! {
                 None => policy(&format!("REDUNDANCY {redundancy}")),
             };
             let plan = plan_at(&catalog, &target, &OPTIONS, fixtures::now()).await.expect("plans");
-            let planned: BTreeSet<_> =
-                plan.backups.iter().flat_map(|backup| backup.wals.iter().cloned()).collect();
+            let steps = plan.backups.iter().zip(1..);
+            let planned: BTreeMap<_, _> = steps
+                .flat_map(|(backup, step)| backup.wals.iter().map(move |key| (key.clone(), step)))
+                .collect();
             (planned, whole_scan(&catalog, &target).await)
         });
         prop_assert_eq!(planned, expected);
     }
 }
 
-async fn whole_scan(catalog: &Catalog, target: &DeleteTarget) -> BTreeSet<crate::store::ObjectKey> {
+/// The files that go, each with the number of the deletion that it goes with.
+async fn whole_scan(catalog: &Catalog, target: &DeleteTarget) -> BTreeMap<ObjectKey, usize> {
     let listing = catalog.load(&limits(), fixtures::now()).await.expect("loads");
     let selection =
         retention::select(catalog, &listing, target, &OPTIONS, fixtures::now()).expect("selects");
@@ -413,8 +417,11 @@ async fn whole_scan(catalog: &Catalog, target: &DeleteTarget) -> BTreeSet<crate:
     let histories = catalog.histories(&files, &limits()).await.expect("reads");
     let steps = Steps::new(&listing, &selection.doomed, histories, fixtures::now());
     let all: Vec<_> = catalog.wals().try_collect().await.expect("lists");
-    let goes = all.into_iter().filter(|object| steps.obsolete_since(&object.name).is_some());
-    goes.map(|object| object.key).collect()
+    let goes = all.into_iter().filter_map(|object| {
+        let step = Place::of(&object.name).and_then(|place| steps.decide(place))?;
+        Some((object.key, step))
+    });
+    goes.collect()
 }
 
 /// One backup of eight a day goes, and one folder of WAL with it.

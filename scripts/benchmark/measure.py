@@ -1,6 +1,7 @@
 """Runs one command and says what it took; medians and the table."""
 
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -46,10 +47,15 @@ def run(argv, env=None, log=None, check=True):
         with tempfile.TemporaryFile() as output:
             began = time.perf_counter()
             process = subprocess.Popen(
-                timed, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                timed, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,
             )
             watch = Watch(process.pid)
-            code = process.wait()
+            try:
+                code = process.wait()
+            except BaseException:
+                os.killpg(process.pid, signal.SIGTERM)
+                raise
             wall = time.perf_counter() - began
             summed = watch.stop()
             if log is not None or (check and code != 0):

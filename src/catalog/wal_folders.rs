@@ -102,10 +102,7 @@ impl Catalog {
             Reverse(folder.log.map_or(u32::MAX, |log| log.timeline.number()))
         });
         for folder in folders {
-            if newest.is_some()
-                && folder.log.map(|log| log.timeline) <= newest
-                && folder.log.is_some()
-            {
+            if folder.log.is_some_and(|log| Some(log.timeline) <= newest) {
                 break;
             }
             let timelines = self.wals_of(&folder).map_ok(|object| object.name.timeline());

@@ -18,6 +18,8 @@ use tracing::warn;
 pub struct Context {
     pub environment: Environment,
     pub voice: Voice,
+    /// The command line behind the program's name, as typed.
+    pub words: Vec<OsString>,
 }
 
 /// Runs one command: words → arguments → `execute` → what to tell → exit code.
@@ -27,6 +29,7 @@ pub fn launch<A: Parser + CommonArgs>(
     execute: fn(A, &Context) -> Result<Exit, Failure>,
 ) -> Exit {
     let command = command_of::<A>(program);
+    let typed = words.clone();
     let words = match argv::sort(&command, words) {
         Ok(Request::Help) => return answer(&usage::help(command)),
         Ok(Request::Version) => return answer(&format!("{} {BARMAN_VERSION}\n", program.name())),
@@ -42,7 +45,7 @@ pub fn launch<A: Parser + CommonArgs>(
     for (old, new) in words.deprecated {
         warn!("option {old} is deprecated, use {new}");
     }
-    let context = Context { environment: Environment::of_process(), voice };
+    let context = Context { environment: Environment::of_process(), voice, words: typed };
     match execute(args, &context) {
         Ok(exit) => exit,
         Err(failure) => {

@@ -50,10 +50,15 @@ impl DurableFile {
         DiskError::new(DiskOperation::Write, &self.destination, error)
     }
 
+    /// Makes what was written so far durable.
+    pub fn sync(&self) -> Result<(), DiskError> {
+        let synced = self.file.sync_all();
+        synced.map_err(|error| DiskError::new(DiskOperation::Sync, &self.temporary, error))
+    }
+
     /// Gives the file its name, replacing what was there; durable when this returns.
     pub fn publish(self) -> Result<(), DiskError> {
-        let synced = self.file.sync_all();
-        synced.map_err(|error| DiskError::new(DiskOperation::Sync, &self.temporary, error))?;
+        self.sync()?;
         let destination = self.destination.clone();
         self.publish_unsynced(&destination)?;
         sync_directory_of(&destination)

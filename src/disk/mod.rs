@@ -17,4 +17,4 @@ pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};
 pub use extract::{Attributes, ExtractRoot, Extractor, Owner, apply, is_root};
 pub use space::{Space, space};
-pub use spool::{Spool, SpoolWriter, Spooled};
+pub use spool::{Spool, SpoolLock, SpoolWriter, Spooled};

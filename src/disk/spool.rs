@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! <base>/<16 hex of the scope>/<name>.<8 hex of CRC-32C>   an entry
-//! <base>/<16 hex of the scope>/.<name>….tmp                on its way in or out
+//! <base>/<16 hex of the scope>/.<name>.part….tmp           on its way in
+//! <base>/<16 hex of the scope>/.<name>.<CRC>….tmp          on its way out
 //! ```
 //!
 //! The scope (URL, endpoint, server name) is part of the path, so two archives never meet.
-//! Entries appear by rename and carry their checksum in their name; they are not synced, because
-//! an entry that a crash damaged fails its checksum and is fetched again. Taking an entry renames
+//! Entries appear by rename and carry their checksum in their name; one that a crash damaged
+//! fails its checksum and is fetched again. Taking an entry renames
 //! it first, so each is delivered at most once and any number of processes may share the folder
-//! without locks. Folders that other users could write to are not used.
+//! without waiting for each other. Who fills it holds a lock on the folder itself, which leaves no
+//! file and ends with its process. Folders that other users could write to are not used.
 
 use crate::disk::durable::temporary_name;
 use crate::disk::{
     DiskError, DiskOperation, DurableFile, create_private_directory, sync_directory_of,
 };
+use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, Write};
@@ -24,6 +27,8 @@ use std::path::{Path, PathBuf};
 /// What lies longer than this was left by a recovery that went elsewhere.
 const AGE_MAX_SECONDS: i64 = 3600;
 const COPY_BYTES: usize = 128 << 10;
+/// What stands behind the name of an entry that is still being written.
+const ARRIVING: &str = "part";
 
 /// The spool of one scope.
 #[derive(Clone, Debug)]
@@ -37,6 +42,12 @@ pub struct Spool {
 pub struct Spooled {
     file: File,
     path: PathBuf,
+}
+
+/// The right to fill a spool, held by one process at a time; given back when dropped.
+#[derive(Debug)]
+pub struct SpoolLock {
+    _directory: File,
 }
 
 /// A file on its way into the spool.
@@ -90,9 +101,54 @@ impl Spool {
         self.entries(name).is_ok_and(|entries| !entries.is_empty())
     }
 
+    /// How much has arrived of an entry that is being written; `None` when none is.
+    pub fn arriving(&self, name: &str) -> Option<u64> {
+        let start = format!(".{name}.{ARRIVING}.");
+        let (path, _) =
+            self.files().ok()?.into_iter().find(|(path, _)| starts_with(path, &start))?;
+        fs::metadata(path).ok().map(|metadata| metadata.len())
+    }
+
+    /// Takes the right to fill the spool; `None` while another process has it.
+    pub fn lock(&self) -> Result<Option<SpoolLock>, DiskError> {
+        let failed = |error| DiskError::new(DiskOperation::Open, &self.directory, error);
+        let directory = File::open(&self.directory).map_err(failed)?;
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(SpoolLock { _directory: directory })),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// Removes what writers that were killed left behind: for the holder of the lock, before it
+    /// writes anything itself.
+    pub fn remove_arriving(&self, _: &SpoolLock) -> Result<(), DiskError> {
+        let dead = format!(".{ARRIVING}.");
+        let arriving = |path: &Path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with('.') && name.contains(&dead))
+        };
+        for (path, _) in self.files()?.into_iter().filter(|(path, _)| arriving(path)) {
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
+    }
+
+    /// Removes the entries whose name is not `wanted`.
+    pub fn retain(&self, _: &SpoolLock, wanted: impl Fn(&str) -> bool) -> Result<(), DiskError> {
+        for (path, _) in self.files()?.into_iter().filter(|(path, _)| is_entry(path)) {
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+            if !name.starts_with('.') && !wanted(name) {
+                // Whoever took it meanwhile has it; that is as good.
+                let _ = fs::remove_file(&path);
+            }
+        }
+        Ok(())
+    }
+
     /// Begins an entry; the folder must have been [`prepare`](Self::prepare)d.
     pub fn put(&self, name: &str) -> Result<SpoolWriter, DiskError> {
-        let file = DurableFile::create(&self.directory.join(name))?;
+        let file = DurableFile::create(&self.directory.join(format!("{name}.{ARRIVING}")))?;
         let (directory, name) = (self.directory.clone(), name.to_string());
         Ok(SpoolWriter { file, checksum: 0, directory, name })
     }
@@ -252,8 +308,14 @@ impl SpoolWriter {
         self.file.write_error(error)
     }
 
-    /// Makes the entry visible.
+    /// Makes the entry durable and visible, so that its delivery has nothing left to write.
     pub fn finish(self) -> Result<(), DiskError> {
+        self.file.sync()?;
+        self.finish_unsynced()
+    }
+
+    /// Makes the entry visible; for what costs little when a crash takes it.
+    pub fn finish_unsynced(self) -> Result<(), DiskError> {
         let entry = self.directory.join(format!("{}.{:08x}", self.name, self.checksum));
         self.file.publish_unsynced(&entry)
     }
@@ -292,7 +354,11 @@ fn is_entry(path: &Path) -> bool {
 }
 
 fn is_temporary(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    starts_with(path, ".")
+}
+
+fn starts_with(path: &Path, start: &str) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(start.as_bytes()))
 }
 
 #[cfg(test)]
@@ -401,6 +467,50 @@ mod tests {
         writer.write_all(b"half").expect("write");
         drop(writer);
         assert!(files(base.path()).is_empty());
+    }
+
+    #[test]
+    fn an_entry_that_arrives_is_seen_and_not_taken() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        assert_eq!(spool.arriving("A"), None);
+        let mut writer = spool.put("A").expect("put");
+        assert_eq!(spool.arriving("A"), Some(0));
+        writer.write_all(b"half").expect("write");
+        assert_eq!((spool.arriving("A"), spool.arriving("B")), (Some(4), None));
+        assert!(!spool.holds("A") && spool.take("A").expect("take").is_none());
+        writer.finish().expect("finish");
+        assert_eq!((spool.arriving("A"), spool.holds("A")), (None, true));
+    }
+
+    #[test]
+    fn one_at_a_time_fills_it_and_leaves_no_lock_file() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        let lock = spool.lock().expect("lock").expect("free");
+        assert!(spool.lock().expect("lock").is_none());
+        drop(lock);
+        assert!(spool.lock().expect("lock").is_some());
+        assert!(files(base.path()).is_empty());
+    }
+
+    #[test]
+    fn who_fills_it_removes_what_is_unwanted_and_what_the_dead_left() {
+        let base = tempfile::tempdir().expect("base");
+        let spool = spool(base.path());
+        for name in ["A", "B"] {
+            put(&spool, name, b"content");
+        }
+        spool.set_note("position", "B").expect("note");
+        // A writer that was killed has no chance to clean up.
+        std::mem::forget(spool.put("C").expect("put"));
+        let lock = spool.lock().expect("lock").expect("free");
+        spool.retain(&lock, |name| name == "B").expect("retain");
+        assert_eq!(spool.arriving("C"), Some(0));
+        spool.remove_arriving(&lock).expect("remove");
+        assert_eq!(files(base.path()).len(), 2);
+        assert!(spool.holds("B") && spool.note("position").is_some());
+        assert_eq!(spool.arriving("C"), None);
     }
 
     #[test]

@@ -4,14 +4,17 @@
 //! spool ──────────────────────────────────────────────→ check → destination
 //! GET <name>.<suffix seen last> ──┐
 //! (or GET .gz beside a LIST)      ├→ decompress → temporary file → check → fsync → rename
-//! LIST <name>* → GET what it says ┘        └→ first page known: the segments that follow → spool
+//! LIST <name>* → GET what it says ┘        └→ first page known: position noted, companion started
 //! ```
+//!
+//! What follows is fetched by a companion (`prefetch`), which no call waits for, but for a segment
+//! that it is just writing.
 //!
 //! "Not there" is said only after a LIST of all names that could serve came back without one; a
 //! GET that finds nothing is not believed alone, because some stores answer so for a bucket that
 //! is gone. Doubtful answers are asked again until the deadline, then they are an error: an
 //! absence that is none would end a recovery early.
-//! Memory: per file fetched at once, eight chunks of the network, 128 KiB and the codec's window.
+//! Memory: eight chunks of the network, 128 KiB and the codec's window.
 //! Crash points: before the rename nothing but a temporary file exists beside the destination.
 
 use crate::catalog::{Catalog, WalObject};
@@ -22,28 +25,27 @@ use crate::monitor::{Metric, Monitor};
 use crate::store::StoreErrorKind;
 use crate::wal::{WalFileKind, WalFileName, WalPageHeader};
 use crate::wal_archive::WalArchiveError;
+use crate::wal_archive::ahead::{Ahead, arrival};
 use crate::wal_archive::locate::{Suffix, locate};
-use crate::wal_archive::prefetch::{FirstPage, prefetch};
-use crate::wal_archive::receive::{Destination, ObjectToFetch, check, receive};
+use crate::wal_archive::notes::{self, Position};
+use crate::wal_archive::receive::{Destination, FirstPage, ObjectToFetch, check, receive};
+use crate::wal_archive::source::{header_of, segment_of};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-/// The note in the spool that says which suffix was fetched last.
-const SUFFIX_NOTE: &str = "suffix";
 /// Tried beside the LIST while no suffix is known: what most archives use.
 const FIRST_GUESS: Suffix = Some(Compression::Gzip);
 /// How often a file may be listed and then not be there.
 const VANISHED_MAX: u32 = 3;
 
 /// How a file is fetched.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct FetchOptions {
     pub partial: PartialSegments,
-    /// Files fetched at once: the requested one and the segments that follow it, which go to the
-    /// spool. 0 and 1: only the requested one.
-    pub prefetch: usize,
+    /// How the segments that follow a requested one get into the spool; `None`: they do not.
+    pub ahead: Option<Ahead>,
     pub spool: SpoolOptions,
 }
 
@@ -84,24 +86,24 @@ pub async fn fetch(
         return Ok(FetchOutcome::NotThere);
     }
     let spool = Spool::new(&options.spool.directory, &options.spool.scope);
-    if from_spool(&spool, name, destination, options)? {
+    if options.ahead.is_some() {
+        spool.prepare().map_err(WalArchiveError::Spool)?;
+    }
+    let fetch = Fetch { name, destination, catalog, options, spool: &spool, cancel };
+    if fetch.from_spool().await? {
         debug!(wal = %name, "delivered from the spool");
         return Ok(FetchOutcome::Delivered);
     }
-    let ahead = options.prefetch > 1 && name.kind() == WalFileKind::Segment;
-    if ahead {
-        spool.prepare().map_err(WalArchiveError::Spool)?;
-    }
     let (first_page, mut first_pages) = mpsc::channel(1);
-    let fetch = Fetch { name, destination, catalog, options, spool: &spool, cancel };
-    let requested = fetch.persistently(limits, ahead.then_some(first_page));
-    let following = async {
+    let requested = fetch.persistently(limits, first_page);
+    let announced = async {
         // Without a first page (not a segment, not there) nothing can follow.
         if let Some(page) = first_pages.recv().await {
-            prefetch(name, &page, catalog, &spool, options.prefetch, cancel).await;
+            fetch.remember(page.compression);
+            fetch.announce(&page.header);
         }
     };
-    let (delivered, ()) = tokio::join!(requested, following);
+    let (delivered, ()) = tokio::join!(requested, announced);
     match delivered? {
         None => {
             debug!(wal = %name, "the archive does not hold it");
@@ -109,44 +111,11 @@ pub async fn fetch(
         }
         Some(bytes) => {
             monitor.add(Metric::ClusterBytes, bytes);
+            fetch.remember_history();
             info!(wal = %name, bytes, "fetched");
             Ok(FetchOutcome::Delivered)
         }
     }
-}
-
-/// Delivers what an earlier call fetched ahead. An entry that does not stand its checks is gone
-/// afterwards, and the file is fetched as if there had been none.
-fn from_spool(
-    spool: &Spool,
-    name: &WalFileName,
-    destination: &Path,
-    options: &FetchOptions,
-) -> Result<bool, WalArchiveError> {
-    if name.kind() != WalFileKind::Segment {
-        return Ok(false);
-    }
-    let mut spooled = match spool.take(name.as_str()) {
-        Ok(Some(spooled)) => spooled,
-        Ok(None) => return Ok(false),
-        Err(error) if options.prefetch > 1 => return Err(WalArchiveError::Spool(error)),
-        Err(error) => {
-            debug!(%error, "the spool is not used");
-            return Ok(false);
-        }
-    };
-    let mut first = Vec::new();
-    let header_bytes = u64::try_from(WalPageHeader::BYTES).expect("a small number");
-    let looked = spooled.reader()?.take(header_bytes).read_to_end(&mut first);
-    let bytes = spooled.bytes()?;
-    if let Err(reason) =
-        looked.map_err(|error| error.to_string()).and_then(|_| check(name, &first, bytes))
-    {
-        warn!(wal = %name, reason, "dropped a damaged file from the spool");
-        return Ok(false);
-    }
-    spooled.deliver(destination)?;
-    Ok(true)
 }
 
 struct Fetch<'a> {
@@ -159,11 +128,70 @@ struct Fetch<'a> {
 }
 
 impl Fetch<'_> {
+    /// Delivers what was fetched ahead, or arrives just now. An entry that does not stand its
+    /// checks is gone afterwards, and the file is fetched as if there had been none.
+    async fn from_spool(&self) -> Result<bool, WalArchiveError> {
+        let (name, spool) = (self.name, self.spool);
+        if name.kind() != WalFileKind::Segment {
+            return Ok(false);
+        }
+        if self.options.ahead.is_some() && !spool.holds(name.as_str()) {
+            arrival(spool, name.as_str(), self.cancel).await;
+        }
+        let mut spooled = match spool.take(name.as_str()) {
+            Ok(Some(spooled)) => spooled,
+            Ok(None) => return Ok(false),
+            Err(error) if self.options.ahead.is_some() => {
+                return Err(WalArchiveError::Spool(error));
+            }
+            Err(error) => {
+                debug!(%error, "the spool is not used");
+                return Ok(false);
+            }
+        };
+        let mut first = Vec::new();
+        let header_bytes = u64::try_from(WalPageHeader::BYTES).expect("a small number");
+        let looked = spooled.reader()?.take(header_bytes).read_to_end(&mut first);
+        let bytes = spooled.bytes()?;
+        if let Err(reason) =
+            looked.map_err(|error| error.to_string()).and_then(|_| check(name, &first, bytes))
+        {
+            warn!(wal = %name, reason, "dropped a damaged file from the spool");
+            return Ok(false);
+        }
+        // Before the delivery: what follows is fetched while this one is made durable.
+        if let Some(header) = header_of(name, &first) {
+            self.announce(&header);
+        }
+        spooled.deliver(self.destination)?;
+        Ok(true)
+    }
+
+    /// Tells the companion where recovery is. Without one, recovery is only slower.
+    fn announce(&self, header: &WalPageHeader) {
+        let segment = segment_of(self.name, header.segment_size);
+        let (Some(ahead), Some(segment)) = (&self.options.ahead, segment) else { return };
+        let position = Position { segment, size: header.segment_size };
+        if let Err(error) = ahead.announce(self.spool, &position) {
+            warn!(wal = %self.name, %error, "nothing is fetched ahead");
+        }
+    }
+
+    /// Keeps a timeline history for the companion: the segments that follow depend on it.
+    fn remember_history(&self) {
+        if self.options.ahead.is_none() || self.name.kind() != WalFileKind::History {
+            return;
+        }
+        let kept = std::fs::read_to_string(self.destination).ok();
+        let kept = kept.map(|text| notes::set_history(self.spool, self.name.timeline(), &text));
+        debug!(wal = %self.name, ?kept, "timeline history");
+    }
+
     /// Tries until the store gives a clear answer or the deadline has come.
     async fn persistently(
         &self,
         limits: &Limits,
-        first_page: Option<mpsc::Sender<FirstPage>>,
+        first_page: mpsc::Sender<FirstPage>,
     ) -> Result<Option<u64>, WalArchiveError> {
         let mut backoff = Backoff::new(limits.retry);
         let mut vanished = 0;
@@ -202,9 +230,9 @@ impl Fetch<'_> {
 
     async fn attempt(
         &self,
-        first_page: Option<mpsc::Sender<FirstPage>>,
+        first_page: mpsc::Sender<FirstPage>,
     ) -> Result<Attempt, WalArchiveError> {
-        let likely = self.suffix_seen_last();
+        let likely = notes::suffix(self.spool);
         // Only without a hint: the LIST runs beside the guess, so that a wrong one costs nothing.
         let listing = likely.is_none().then(|| tokio::spawn(self.locate(likely)));
         let guess = self.object_of(likely.unwrap_or(FIRST_GUESS));
@@ -247,12 +275,12 @@ impl Fetch<'_> {
     async fn receive(
         &self,
         object: &ObjectToFetch,
-        first_page: Option<mpsc::Sender<FirstPage>>,
+        first_page: mpsc::Sender<FirstPage>,
     ) -> Result<Option<u64>, WalArchiveError> {
         let destination = Destination::File(self.destination.to_path_buf());
         let store = self.catalog.store();
-        let received = receive(store, object, destination, first_page, self.cancel).await?;
-        if received.is_some() && self.suffix_seen_last() != Some(object.compression) {
+        let received = receive(store, object, destination, Some(first_page), self.cancel).await?;
+        if received.is_some() {
             self.remember(object.compression);
         }
         Ok(received)
@@ -263,15 +291,12 @@ impl Fetch<'_> {
         ObjectToFetch { key, compression, name: self.name.clone() }
     }
 
-    fn suffix_seen_last(&self) -> Option<Suffix> {
-        let note = self.spool.note(SUFFIX_NOTE)?;
-        if note.is_empty() { Some(None) } else { Compression::from_suffix(&note).map(Some) }
-    }
-
     /// Spares the next call its LIST. A spool that cannot be written costs only that.
     fn remember(&self, compression: Suffix) {
-        let note = compression.map_or("", Compression::suffix);
-        let kept = self.spool.prepare().and_then(|()| self.spool.set_note(SUFFIX_NOTE, note));
+        if notes::suffix(self.spool) == Some(compression) {
+            return;
+        }
+        let kept = self.spool.prepare().and_then(|()| notes::set_suffix(self.spool, compression));
         if let Err(error) = kept {
             debug!(%error, "the suffix seen last is not kept");
         }
@@ -496,30 +521,9 @@ mod tests {
             let error = fetched(&world, &name(1), &destination, &options).await;
             let error = error.expect_err("damaged");
             assert!(matches!(error, WalArchiveError::Damaged { .. }), "{error}");
-            assert!(files_below(world.directory.path()).is_empty());
+            let left = files_below(world.directory.path());
+            assert!(left.iter().all(|name| ["position", "suffix"].contains(&name.as_str())));
         }
-    }
-
-    #[tokio::test]
-    async fn prefetched_segments_are_delivered_from_the_spool_across_logs_without_the_store() {
-        let world = World::new();
-        let first = 4094;
-        for number in first..first + 4 {
-            archive(&world, &name(number), &segment(OURS, number, 0), Some(Compression::Lz4)).await;
-        }
-        let options = world.fetch_options(3);
-        let destination = world.path("out");
-        fetched(&world, &name(first), &destination, &options).await.expect("fetch");
-        let empty = World { directory: world.directory, ..World::new() };
-        for (number, there) in [(first + 1, true), (first + 2, true), (first + 3, false)] {
-            let outcome = fetched(&empty, &name(number), &destination, &options).await;
-            let expected = if there { FetchOutcome::Delivered } else { FetchOutcome::NotThere };
-            assert_eq!(outcome.expect("fetch"), expected);
-            if there {
-                assert_eq!(std::fs::read(&destination).expect("read"), segment(OURS, number, 0));
-            }
-        }
-        assert_eq!(files_below(empty.directory.path()), ["out", "suffix"]);
     }
 
     #[tokio::test]
@@ -531,6 +535,7 @@ mod tests {
         let options = world.fetch_options(3);
         let destination = world.path("out");
         fetched(&world, &name(1), &destination, &options).await.expect("fetch");
+        world.look_ahead(3).await;
         // Under Barman's name, under a name of ours with a wrong checksum, and with a right one.
         let wrong = segment(OURS, 9, 9);
         world_spool_write(&world, &name(2), &wrong);
@@ -560,39 +565,6 @@ mod tests {
         assert!(matches!(error, Err(WalArchiveError::Spool(_))));
         let outcome = fetched(&world, &name(1), &destination, &world.fetch_options(1)).await;
         assert_eq!(outcome.expect("fetch"), FetchOutcome::Delivered);
-    }
-
-    #[tokio::test]
-    async fn sixteen_fetches_at_once_on_one_spool_all_get_their_own() {
-        let world = World::new();
-        for number in 0..20 {
-            archive(&world, &name(number), &segment(OURS, number, 0), Some(Compression::Zstd))
-                .await;
-        }
-        // Twice the same sixteen: the second round finds some in the spool, some taken.
-        for _ in 0..2 {
-            let fetches = (0..16u64).map(|number| {
-                let (catalog, options) = (world.catalog.clone(), world.fetch_options(4));
-                let destination = world.path(&format!("{}.tmp", name(number)));
-                let name = WalFileName::parse(&name(number)).expect("name");
-                tokio::spawn(async move {
-                    let cancel = Cancel::new();
-                    fetch(&name, &destination, &catalog, &options, &limits(), &Silent, &cancel)
-                        .await
-                })
-            });
-            for outcome in futures::future::join_all(fetches).await {
-                assert_eq!(outcome.expect("task").expect("fetch"), FetchOutcome::Delivered);
-            }
-            for number in 0..16 {
-                let destination = world.path(&format!("{}.tmp", name(number)));
-                assert_eq!(std::fs::read(&destination).expect("read"), segment(OURS, number, 0));
-                std::fs::remove_file(destination).expect("remove");
-            }
-        }
-        let left = files_below(world.directory.path());
-        assert!(left.iter().all(|file| !file.starts_with('.')), "{left:?}");
-        assert!(left.len() <= 9, "{left:?}");
     }
 
     #[tokio::test]

@@ -1,12 +1,16 @@
 //! Segments and archives for the tests of this room.
 
 use crate::catalog::{Catalog, Layout, ServerName};
-use crate::flow::{Limits, RetryLimits};
+use crate::flow::{Cancel, Limits, RetryLimits};
 use crate::store::{ObjectKey, PutMode, PutOptions as StorePutOptions, Store};
+use crate::wal_archive::ahead::{Ahead, StartCompanion};
 use crate::wal_archive::fetch::{FetchOptions, PartialSegments, SpoolOptions};
+use crate::wal_archive::look_ahead;
 use crate::wal_archive::push::{OtherContent, PushOptions};
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -44,6 +48,25 @@ pub fn name(number: u64) -> String {
 pub struct World {
     pub catalog: Catalog,
     pub directory: TempDir,
+    pub companion: Arc<CompanionCalls>,
+}
+
+/// Counts how often a companion was to be started.
+#[derive(Debug, Default)]
+pub struct CompanionCalls(AtomicUsize);
+
+impl CompanionCalls {
+    /// Since it was last asked.
+    pub fn take(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+}
+
+impl StartCompanion for CompanionCalls {
+    fn start(&self) -> std::io::Result<()> {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
 }
 
 impl World {
@@ -54,7 +77,8 @@ impl World {
     pub fn over(store: Store) -> Self {
         let layout = Layout::new("p", &ServerName::parse("main").expect("server"));
         let catalog = Catalog::new(store, layout.expect("layout"));
-        Self { catalog, directory: tempfile::tempdir().expect("directory") }
+        let directory = tempfile::tempdir().expect("directory");
+        Self { catalog, directory, companion: Arc::default() }
     }
 
     /// The archive that Barman 3.19.1 wrote with one algorithm (bucket `contract`, `walcomp`).
@@ -77,7 +101,8 @@ impl World {
         }
         let layout = Layout::new("walcomp", &ServerName::parse(server).expect("server"));
         let catalog = Catalog::new(store, layout.expect("layout"));
-        Self { catalog, directory: tempfile::tempdir().expect("directory") }
+        let directory = tempfile::tempdir().expect("directory");
+        Self { catalog, directory, companion: Arc::default() }
     }
 
     /// A file in the directory.
@@ -91,12 +116,26 @@ impl World {
         self.directory.path().join(name)
     }
 
-    pub fn fetch_options(&self, prefetch: usize) -> FetchOptions {
+    /// With a companion that [`look_ahead`](Self::look_ahead) plays when `parallel` is above 1.
+    pub fn fetch_options(&self, parallel: u64) -> FetchOptions {
+        let segments = NonZeroU64::new(parallel.saturating_sub(1));
+        let ahead = |segments| Ahead { segments, companion: Arc::clone(&self.companion) as _ };
         FetchOptions {
             partial: PartialSegments::Accept,
-            prefetch,
-            spool: SpoolOptions { directory: self.path("spool"), scope: "memory: p main".into() },
+            ahead: segments.map(ahead),
+            spool: self.spool_options(),
         }
+    }
+
+    pub fn spool_options(&self) -> SpoolOptions {
+        SpoolOptions { directory: self.path("spool"), scope: "memory: p main".into() }
+    }
+
+    /// Plays the companion of `fetch_options(parallel)` until it ends by itself.
+    pub async fn look_ahead(&self, parallel: u64) {
+        let segments = NonZeroU64::new(parallel - 1).expect("more than one");
+        let (spool, cancel) = (self.spool_options(), Cancel::new());
+        look_ahead(&self.catalog, &spool, segments, &limits(), &cancel).await.expect("look ahead");
     }
 
     /// All keys, sorted.

@@ -1,14 +1,16 @@
 //! The WAL archive's verbs: put one file in, get one file out, see whether there is any.
 //!
 //! ```text
-//! push    pg_wal → compress → store        refuses to replace other content
-//! fetch   store → decompress → destination  complete and durable, or not at all
-//! check   store                            is the archive fit for a new cluster
+//! push        pg_wal → compress → store        refuses to replace other content
+//! fetch       store → decompress → destination  complete and durable, or not at all
+//! look_ahead  store → decompress → spool        beside recovery, which never waits for it
+//! check       store                            is the archive fit for a new cluster
 //! ```
 //!
 //! Base backups and retention are not here; what a key means is the catalog's business.
 
 mod adopt;
+mod ahead;
 mod check;
 mod compare;
 mod error;
@@ -16,13 +18,19 @@ mod fetch;
 #[cfg(test)]
 mod fixtures;
 mod locate;
+mod notes;
 mod prefetch;
+#[cfg(test)]
+mod prefetch_tests;
 mod push;
 mod receive;
+mod route;
 mod source;
 mod transfer;
 
+pub use ahead::{Ahead, StartCompanion};
 pub use check::{CheckOptions, CheckOutcome, check};
 pub use error::WalArchiveError;
 pub use fetch::{FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, fetch};
+pub use prefetch::look_ahead;
 pub use push::{OtherContent, PushOptions, PushOutcome, push};

@@ -1,91 +1,277 @@
-//! The segments that follow a requested one, fetched into the spool.
+//! The companion of recovery: fetches into the spool what recovery will ask for next.
 //!
-//! They follow on the same timeline and in the same compression; whatever that misses (a switch
-//! of either, the end of the archive) is simply not there when it is asked for and is then
-//! fetched like any other. Nothing here can fail the request that it runs beside.
+//! ```text
+//! note: position ─→ window of segments behind it ─→ route ─→ store → decompress → spool
+//! ```
+//!
+//! It follows recovery as long as that moves, ends soon after it stands still, and at once at the
+//! end of the archive. One process at a time fills a spool; what it holds is at most the window
+//! and the segment in front of it. Nothing here can fail a request: what is missing, late or
+//! damaged is fetched by the call that needs it.
+//! Crash points: a companion that is killed leaves at most temporary files, which the next one
+//! removes; entries appear whole or not at all.
 
 use crate::catalog::Catalog;
-use crate::disk::Spool;
-use crate::flow::Cancel;
-use crate::wal::{WalFileName, WalPageHeader};
-use crate::wal_archive::locate::Suffix;
+use crate::disk::{DiskError, Spool, SpoolLock};
+use crate::flow::{Cancel, Limits};
+use crate::wal::{WalFileName, WalSegment};
+use crate::wal_archive::WalArchiveError;
+use crate::wal_archive::fetch::{PartialSegments, SpoolOptions};
+use crate::wal_archive::locate::locate;
+use crate::wal_archive::notes::{self, Position};
 use crate::wal_archive::receive::{Destination, ObjectToFetch, receive};
-use crate::wal_archive::source::segment_of;
-use futures::stream::{self, StreamExt};
+use futures::stream::{FuturesUnordered, StreamExt};
+use std::collections::BTreeSet;
+use std::num::NonZeroU64;
+use std::time::Duration;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
-/// What the first page of the requested segment tells about those that follow.
-#[derive(Clone, Copy, Debug)]
-pub struct FirstPage {
-    pub header: WalPageHeader,
-    pub compression: Suffix,
+/// How often the position of recovery is read.
+const TICK: Duration = Duration::from_millis(10);
+/// A companion with nothing to do ends when recovery has stood still for so long.
+const IDLE_MAX: Duration = Duration::from_secs(2);
+/// One that still waits for the store ends then.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// The lock is looked at by others, for an instant each.
+const LOCK_TRIES: u32 = 10;
+
+/// Fetches ahead of the position noted in the spool until recovery stands still, the archive
+/// ends, or `cancel` is cancelled. Returns at once when another process does so.
+pub async fn look_ahead(
+    catalog: &Catalog,
+    spool: &SpoolOptions,
+    segments: NonZeroU64,
+    limits: &Limits,
+    cancel: &Cancel,
+) -> Result<(), WalArchiveError> {
+    let spool = Spool::new(&spool.directory, &spool.scope);
+    let lock = claim(&spool).await.map_err(WalArchiveError::Spool)?;
+    let (Some(lock), Some(position)) = (lock, notes::position(&spool)) else { return Ok(()) };
+    spool.remove_arriving(&lock).map_err(WalArchiveError::Spool)?;
+    // Cancelled at every end, so that what is under way removes its temporary file.
+    let under_way = cancel.child();
+    let companion = Companion { catalog, spool: &spool, cancel: &under_way };
+    let mut window = Window::new(position, segments.get());
+    let _ = spool.retain(&lock, |name| window.spans(name));
+    let mut arriving = FuturesUnordered::new();
+    let mut moved = Instant::now();
+    while let Some(position) = notes::position(&spool) {
+        if window.move_to(position) {
+            moved = Instant::now();
+            let _ = spool.retain(&lock, |name| window.spans(name));
+        }
+        while arriving.len() < limits.jobs.get()
+            && let Some(number) = window.next()
+        {
+            window.begin(number);
+            let from = window.position;
+            let companion = &companion;
+            arriving.push(async move { (number, companion.bring(from, number).await) });
+        }
+        let still = moved.elapsed();
+        let done = arriving.is_empty() && (window.is_complete() || still > IDLE_MAX);
+        if done || still > WAIT_MAX || cancel.is_cancelled() {
+            break;
+        }
+        tokio::select! {
+            Some((number, there)) = arriving.next(), if !arriving.is_empty() => {
+                if !there {
+                    window.end(number);
+                }
+            }
+            () = tokio::time::sleep(TICK) => {}
+            () = cancel.cancelled() => {}
+        }
+    }
+    under_way.cancel();
+    while arriving.next().await.is_some() {}
+    Ok(())
 }
 
-/// Fetches up to `files_max - 1` segments behind `name`, all at once, and tidies the spool.
-pub async fn prefetch(
-    name: &WalFileName,
-    page: &FirstPage,
-    catalog: &Catalog,
-    spool: &Spool,
-    files_max: usize,
-    cancel: &Cancel,
-) {
-    let missing: Vec<WalFileName> = following(name, page)
-        .take(files_max.saturating_sub(1))
-        .filter(|name| !spool.holds(name.as_str()))
-        .collect();
-    stream::iter(missing)
-        .map(|name| fetch_ahead(name, page.compression, catalog, spool, cancel))
-        .buffer_unordered(files_max)
-        .for_each(|()| async {})
-        .await;
-    if let Err(error) = spool.evict(files_max.saturating_mul(2)) {
-        debug!(%error, "the spool was not tidied");
+/// Looking whether the lock is taken takes it for an instant: so try more than once.
+async fn claim(spool: &Spool) -> Result<Option<SpoolLock>, DiskError> {
+    for _ in 0..LOCK_TRIES {
+        if let Some(lock) = spool.lock()? {
+            return Ok(Some(lock));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(None)
+}
+
+struct Companion<'a> {
+    catalog: &'a Catalog,
+    spool: &'a Spool,
+    cancel: &'a Cancel,
+}
+
+impl Companion<'_> {
+    /// Whether the segment is in the spool now, under one of the names that recovery will try.
+    async fn bring(&self, from: Position, number: u64) -> bool {
+        let route = notes::route(self.spool, from.size);
+        for segment in route.candidates(from.segment, number) {
+            let name = WalFileName::of_segment(segment, from.size);
+            if self.spool.holds(name.as_str()) {
+                return true;
+            }
+            match self.fetch(&name).await {
+                Ok(true) => return true,
+                Ok(false) => debug!(wal = %name, "not there yet"),
+                Err(WalArchiveError::Cancelled(_)) => return false,
+                Err(error) => {
+                    warn!(wal = %name, %error, "could not fetch ahead");
+                    return false;
+                }
+            }
+        }
+        false
+    }
+
+    async fn fetch(&self, name: &WalFileName) -> Result<bool, WalArchiveError> {
+        let suffix = notes::suffix(self.spool);
+        let compression = suffix.flatten();
+        let key = self.catalog.layout().wal(name, compression);
+        if self.receive(ObjectToFetch { key, compression, name: name.clone() }).await? {
+            return Ok(true);
+        }
+        // Archived with another suffix than the one before?
+        match locate(self.catalog, name, PartialSegments::Refuse, suffix).await? {
+            Some(object) => self.receive(object.into()).await,
+            None => Ok(false),
+        }
+    }
+
+    async fn receive(&self, object: ObjectToFetch) -> Result<bool, WalArchiveError> {
+        let writer = self.spool.put(object.name.as_str()).map_err(WalArchiveError::Spool)?;
+        let destination = Destination::Spool(writer);
+        let received =
+            receive(self.catalog.store(), &object, destination, None, self.cancel).await?;
+        if let Some(bytes) = received {
+            debug!(wal = %object.name, bytes, "fetched ahead");
+        }
+        Ok(received.is_some())
     }
 }
 
-/// The names behind `name`, into the next 4 GiB logs as well.
-fn following(name: &WalFileName, page: &FirstPage) -> impl Iterator<Item = WalFileName> {
-    let size = page.header.segment_size;
-    let first = segment_of(name, size).map(|segment| segment.next());
-    std::iter::successors(first, |segment| Some(segment.next()))
-        .map(move |segment| WalFileName::of_segment(segment, size))
+/// The segments behind the position of recovery, and which of them were begun. Pure.
+#[derive(Debug)]
+struct Window {
+    position: Position,
+    segments: u64,
+    begun: BTreeSet<u64>,
+    /// The first segment that the archive does not hold.
+    end: Option<u64>,
 }
 
-async fn fetch_ahead(
-    name: WalFileName,
-    compression: Suffix,
-    catalog: &Catalog,
-    spool: &Spool,
-    cancel: &Cancel,
-) {
-    let key = catalog.layout().wal(&name, compression);
-    let object = ObjectToFetch { key, compression, name };
-    let destination = Destination::Spool(spool.clone());
-    match receive(catalog.store(), &object, destination, None, cancel).await {
-        Ok(Some(bytes)) => debug!(wal = %object.name, bytes, "fetched ahead"),
-        Ok(None) => debug!(wal = %object.name, "not there yet"),
-        Err(error) => warn!(wal = %object.name, %error, "could not fetch ahead"),
+impl Window {
+    fn new(position: Position, segments: u64) -> Self {
+        Self { position, segments, begun: BTreeSet::new(), end: None }
+    }
+
+    /// Follows recovery; a step back is another recovery, for which everything counts anew.
+    fn move_to(&mut self, position: Position) -> bool {
+        if position == self.position {
+            return false;
+        }
+        let here = self.position.segment.number;
+        if position.segment.number < here || position.size != self.position.size {
+            *self = Self::new(position, self.segments);
+            return true;
+        }
+        self.position = position;
+        self.begun = self.begun.split_off(&(position.segment.number + 1));
+        self.end = self.end.filter(|end| *end > position.segment.number);
+        true
+    }
+
+    /// The nearest segment that nobody has begun.
+    fn next(&self) -> Option<u64> {
+        let first = self.position.segment.number + 1;
+        let end = self.end.unwrap_or(u64::MAX).min(first + self.segments);
+        (first..end).find(|number| !self.begun.contains(number))
+    }
+
+    /// One segment is begun once: what recovery has taken meanwhile is not wanted again.
+    fn begin(&mut self, number: u64) {
+        self.begun.insert(number);
+    }
+
+    fn end(&mut self, number: u64) {
+        self.end = Some(self.end.map_or(number, |end| end.min(number)));
+    }
+
+    /// Whether everything up to the end of the archive was begun.
+    fn is_complete(&self) -> bool {
+        self.end.is_some() && self.next().is_none()
+    }
+
+    /// Whether a name belongs to the window or to the position in front of it.
+    fn spans(&self, name: &str) -> bool {
+        let first = self.position.segment.number;
+        WalSegment::from_name(name, self.position.size)
+            .is_some_and(|segment| (first..=first + self.segments).contains(&segment.number))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::wal::{Lsn, SegmentSize, WalFileName, WalPageHeader};
-    use crate::wal_archive::prefetch::{FirstPage, following};
+    use crate::wal::{SegmentSize, TimelineId, WalSegment};
+    use crate::wal_archive::notes::Position;
+    use crate::wal_archive::prefetch::Window;
+
+    fn position(number: u64) -> Position {
+        let timeline = TimelineId::new(1).expect("1");
+        Position { segment: WalSegment { timeline, number }, size: SegmentSize::DEFAULT }
+    }
+
+    fn begun(window: &mut Window) -> Vec<u64> {
+        let mut begun = Vec::new();
+        while let Some(number) = window.next() {
+            window.begin(number);
+            begun.push(number);
+        }
+        begun
+    }
 
     #[test]
-    fn the_segments_that_follow_cross_into_the_next_log() {
-        let header = WalPageHeader {
-            magic: 0xD110,
-            timeline: 2,
-            address: Lsn::new(0),
-            system_identifier: 1,
-            segment_size: SegmentSize::DEFAULT,
-        };
-        let page = FirstPage { header, compression: None };
-        let name = WalFileName::parse("0000000200000001000000FE").expect("name");
-        let names: Vec<_> = following(&name, &page).take(2).map(|name| name.to_string()).collect();
-        assert_eq!(names, ["0000000200000001000000FF", "000000020000000200000000"]);
+    fn a_window_moves_with_recovery_and_begins_each_segment_once() {
+        let mut window = Window::new(position(10), 3);
+        assert_eq!(begun(&mut window), [11, 12, 13]);
+        assert!(!window.move_to(position(10)));
+        assert!(window.move_to(position(12)));
+        assert_eq!(begun(&mut window), [14, 15]);
+        // Recovery was faster than the store.
+        assert!(window.move_to(position(20)));
+        assert_eq!(begun(&mut window), [21, 22, 23]);
+    }
+
+    #[test]
+    fn a_step_back_is_another_recovery() {
+        let mut window = Window::new(position(10), 2);
+        begun(&mut window);
+        window.end(11);
+        assert!(window.move_to(position(9)));
+        assert_eq!(begun(&mut window), [10, 11]);
+    }
+
+    #[test]
+    fn nothing_is_begun_behind_the_end_of_the_archive() {
+        let mut window = Window::new(position(10), 4);
+        assert!(!window.is_complete());
+        window.end(13);
+        assert_eq!(begun(&mut window), [11, 12]);
+        assert!(window.is_complete());
+        // Until recovery itself has gone there.
+        window.move_to(position(13));
+        assert_eq!(begun(&mut window), [14, 15, 16, 17]);
+    }
+
+    #[test]
+    fn what_lies_outside_of_the_window_is_not_kept() {
+        let window = Window::new(position(10), 2);
+        let spans = |number| window.spans(&position(number).name().to_string());
+        assert_eq!([9, 10, 11, 12, 13].map(spans), [false, true, true, true, false]);
+        assert!(!window.spans("suffix"));
     }
 }

@@ -2,13 +2,13 @@
 
 use crate::catalog::WalObject;
 use crate::codec::Compression;
-use crate::disk::{DurableFile, Spool, SpoolWriter};
+use crate::disk::{DurableFile, SpoolWriter};
 use crate::flow::Cancel;
 use crate::store::{ObjectKey, Store};
 use crate::wal::{WalFileName, WalPageHeader};
 use crate::wal_archive::WalArchiveError;
 use crate::wal_archive::compare::plain;
-use crate::wal_archive::prefetch::FirstPage;
+use crate::wal_archive::locate::Suffix;
 use crate::wal_archive::source::{Misfit, header_of, misfit};
 use crate::wal_archive::transfer::{Feed, read_object};
 use std::io::{self, Read, Write};
@@ -17,13 +17,21 @@ use tokio::sync::mpsc;
 
 const COPY_BYTES: usize = 128 << 10;
 
+/// What the first page of a requested segment tells about those that follow.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstPage {
+    pub header: WalPageHeader,
+    pub compression: Suffix,
+}
+
 /// Where an object goes.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Destination {
     /// Durable under this name.
     File(PathBuf),
-    /// Ahead of time; checked again when it is delivered.
-    Spool(Spool),
+    /// Ahead of time; checked again when it is delivered. Begun before the store is asked, so
+    /// that others see that it arrives.
+    Spool(SpoolWriter),
 }
 
 /// Fetches an object and gives it its name; `None` when the store says that it is not there.
@@ -39,7 +47,7 @@ pub async fn receive(
 ) -> Result<Option<u64>, WalArchiveError> {
     let work_object = object.clone();
     let url = store.url_of(&object.key);
-    let work = move |feed: Feed| write(feed, &work_object, url, &destination, first_page);
+    let work = move |feed: Feed| write(feed, &work_object, url, destination, first_page);
     read_object(store, &object.key, cancel, work).await?.transpose()
 }
 
@@ -61,11 +69,11 @@ fn write(
     feed: Feed,
     object: &ObjectToFetch,
     url: String,
-    destination: &Destination,
+    destination: Destination,
     mut first_page: Option<mpsc::Sender<FirstPage>>,
 ) -> Result<u64, WalArchiveError> {
     let mut content = plain(object.compression, feed)?;
-    let mut target = Target::create(destination, &object.name)?;
+    let mut target = Target::create(destination)?;
     let damaged = |reason: String| WalArchiveError::Damaged { object: url.clone(), reason };
     let mut buffer = vec![0; COPY_BYTES];
     let mut first = Vec::with_capacity(WalPageHeader::BYTES);
@@ -113,12 +121,10 @@ enum Target {
 }
 
 impl Target {
-    fn create(destination: &Destination, name: &WalFileName) -> Result<Self, WalArchiveError> {
+    fn create(destination: Destination) -> Result<Self, WalArchiveError> {
         match destination {
-            Destination::File(path) => Ok(Self::File(DurableFile::create(path)?)),
-            Destination::Spool(spool) => {
-                Ok(Self::Spool(spool.put(name.as_str()).map_err(WalArchiveError::Spool)?))
-            }
+            Destination::File(path) => Ok(Self::File(DurableFile::create(&path)?)),
+            Destination::Spool(writer) => Ok(Self::Spool(writer)),
         }
     }
 

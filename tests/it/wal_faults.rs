@@ -140,7 +140,7 @@ async fn fetched(
     };
     let options = FetchOptions {
         partial: PartialSegments::Accept,
-        prefetch: 0,
+        ahead: None,
         spool: SpoolOptions { directory: folder.join("spool"), scope: script.endpoint.clone() },
     };
     let name = WalFileName::parse(NAME).expect("name");

@@ -134,7 +134,7 @@ fn keeps_a_segment_and_refuses_to_replace_it(kind: StoreKind) {
             retry,
         };
         let spool = SpoolOptions { directory: folder.path().join("spool"), scope: "x".into() };
-        let options = FetchOptions { partial: PartialSegments::Accept, prefetch: 0, spool };
+        let options = FetchOptions { partial: PartialSegments::Accept, ahead: None, spool };
         let name = WalFileName::parse(name).expect("name");
         let cancel = Cancel::new();
         runtime.block_on(fetch(&name, &destination, &catalog, &options, &limits, &Silent, &cancel))

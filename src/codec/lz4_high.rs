@@ -1,22 +1,9 @@
-//! lz4 at levels 3 and up: the same format, a longer search for matches.
+//! lz4 blocks at levels 3 and up: the same format, a longer search for matches.
 //!
 //! The lz4 library in use knows only the fast algorithm. Barman's default for WAL files is
 //! level 6, so the levels are honoured here: hash chains over a 64 KiB window, `2^(level-1)`
 //! candidates per position, one position of lazy evaluation. Any lz4 reader reads the result.
-//! Formats: lz4_Block_format.md and lz4_Frame_format.md of the lz4 project, version 1.6.
-//! Memory: one block of 4 MiB, the output, and 400 KiB of tables.
-
-use std::hash::Hasher;
-use std::io::{self, Write};
-use twox_hash::XxHash32;
-
-const BLOCK_BYTES: usize = 4 << 20;
-const MAGIC: u32 = 0x184D_2204;
-/// Version 1, independent blocks, content size and content checksum present.
-const FLAGS: u8 = 0b0110_1100;
-/// Blocks of at most 4 MiB.
-const BLOCK_DESCRIPTOR: u8 = 7 << 4;
-const STORED_RAW: u32 = 1 << 31;
+//! Format: lz4_Block_format.md of the lz4 project. Memory: 400 KiB of tables, and the output.
 
 const MIN_MATCH: usize = 4;
 const MAX_DISTANCE: usize = 65_535;
@@ -28,78 +15,6 @@ const MATCH_LIMIT: usize = 12;
 const LONG_ENOUGH: usize = 4096;
 const HASH_BITS: u32 = 15;
 const EMPTY: u32 = u32::MAX;
-
-/// Writes one frame to a buffer.
-#[derive(Debug)]
-pub struct FrameWriter {
-    candidates_max: usize,
-    block: Vec<u8>,
-    output: Vec<u8>,
-    content: XxHash32,
-    chains: Chains,
-}
-
-impl FrameWriter {
-    /// `bytes` is the size of the whole content, which goes into the frame header.
-    pub fn new(level: i32, bytes: u64) -> Self {
-        let doublings = u32::try_from(level - 1).unwrap_or(2).clamp(2, 12);
-        let mut output = MAGIC.to_le_bytes().to_vec();
-        let descriptor = output.len();
-        output.extend([FLAGS, BLOCK_DESCRIPTOR]);
-        output.extend(bytes.to_le_bytes());
-        let mut header = XxHash32::with_seed(0);
-        header.write(&output[descriptor..]);
-        output.push(header.finish_32().to_le_bytes()[1]);
-        Self {
-            candidates_max: 1 << doublings,
-            block: Vec::new(),
-            output,
-            content: XxHash32::with_seed(0),
-            chains: Chains::new(),
-        }
-    }
-
-    pub fn finish(mut self) -> Vec<u8> {
-        self.end_block();
-        self.output.extend(0u32.to_le_bytes());
-        self.output.extend(self.content.finish_32().to_le_bytes());
-        self.output
-    }
-
-    fn end_block(&mut self) {
-        if self.block.is_empty() {
-            return;
-        }
-        self.content.write(&self.block);
-        let size_at = self.output.len();
-        self.output.extend([0; 4]);
-        let data_at = self.output.len();
-        compress_block(&self.block, self.candidates_max, &mut self.chains, &mut self.output);
-        let mut size = narrow(self.output.len() - data_at);
-        if self.output.len() - data_at >= self.block.len() {
-            self.output.truncate(data_at);
-            self.output.extend_from_slice(&self.block);
-            size = narrow(self.block.len()) | STORED_RAW;
-        }
-        self.output[size_at..data_at].copy_from_slice(&size.to_le_bytes());
-        self.block.clear();
-    }
-}
-
-impl Write for FrameWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let taken = bytes.len().min(BLOCK_BYTES - self.block.len());
-        self.block.extend_from_slice(&bytes[..taken]);
-        if self.block.len() == BLOCK_BYTES {
-            self.end_block();
-        }
-        Ok(taken)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// For each hash the latest position, and for each position the one before with its hash.
 #[derive(Debug)]
@@ -123,11 +38,6 @@ impl Chains {
             earlier: vec![EMPTY; MAX_DISTANCE + 1],
             inserted: 0,
         }
-    }
-
-    fn reset(&mut self) {
-        self.latest.fill(EMPTY);
-        self.inserted = 0;
     }
 
     fn insert_up_to(&mut self, input: &[u8], end: usize) {
@@ -179,8 +89,10 @@ impl Chains {
     }
 }
 
-fn compress_block(input: &[u8], candidates_max: usize, chains: &mut Chains, output: &mut Vec<u8>) {
-    chains.reset();
+/// Appends `input` as one block to `output`.
+pub fn compress_block(input: &[u8], level: i32, output: &mut Vec<u8>) {
+    let candidates_max = 1 << u32::try_from(level - 1).unwrap_or(2).clamp(2, 12);
+    let mut chains = Chains::new();
     let mut literals_from = 0;
     if input.len() > MATCH_LIMIT {
         let (last_start, limit) = (input.len() - MATCH_LIMIT, input.len() - LAST_LITERALS);

@@ -2,49 +2,58 @@
 //!
 //! Formats are those of contract §5.1: one gzip member, one bzip2 stream, one xz stream with
 //! CRC-64, snappy framing, one zstd frame and one lz4 frame, the last two with the content size
-//! in the frame header. Memory: the compressed output, 128 KiB, and the codec's own window.
+//! in the frame header. gzip, snappy and lz4 are made of blocks (`file_blocks`); zstd and xz
+//! split the file by themselves among the threads they are given, always in the same places.
+//! Memory: the compressed output, 128 KiB, and the codec's own window for each thread.
 
-use crate::codec::lz4_high;
+use crate::codec::block::BLOCK_BYTES;
+use crate::codec::file_blocks::FileBlocks;
 use crate::codec::{CodecError, Compression};
-use flate2::write::GzEncoder;
-use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
-use lzma_rust2::{XzOptions, XzWriter};
+use lzma_rust2::{XzOptions, XzWriterMt};
 use std::io::{self, Read, Write};
+use std::num::{NonZeroU32, NonZeroU64};
+use zstd_safe::CParameter;
 
 /// Bytes read at a time.
 const COPY_BYTES: usize = 128 << 10;
 
-/// lz4 levels from here on search harder than the fast algorithm does.
-/// Source: `LZ4F_compressFrame` of the reference implementation, levels 3 and up are HC.
-const LZ4_HIGH_FROM: i32 = 3;
+/// What one thread of zstd takes at a time; the next one begins with the end of it in view, so
+/// that hardly anything is lost.
+const ZSTD_JOB_BYTES: u32 = 1 << 20;
 
-/// The chunk that begins every snappy stream. Source: framing_format.txt of the snappy project.
-const SNAPPY_IDENTIFIER: &[u8] = b"\xff\x06\x00\x00sNaPpY";
+/// What one thread of xz takes at a time; never less than its dictionary.
+const XZ_BLOCK_BYTES: NonZeroU64 = NonZeroU64::new(4 << 20).expect("not zero");
 
-/// Compresses a whole buffer. `level` is the algorithm's own number, clamped to its range.
+/// Compresses a whole buffer on the calling thread. `level` is the algorithm's own number,
+/// clamped to its range.
 pub fn compress(compression: Compression, level: i32, input: &[u8]) -> Result<Vec<u8>, CodecError> {
     let bytes = u64::try_from(input.len()).expect("a buffer's size fits 64 bits");
-    compress_from(compression, level, &mut { input }, bytes)
+    if let Some(mut blocks) = FileBlocks::new(compression, level, bytes)? {
+        let encoder = blocks.encoder();
+        let mut stored = blocks.header()?;
+        for block in input.chunks(BLOCK_BYTES) {
+            stored.extend(blocks.join(encoder.encode(block)?));
+        }
+        stored.extend(blocks.trailer());
+        return Ok(stored);
+    }
+    compress_from(compression, level, NonZeroU32::MIN, &mut { input }, bytes)
 }
 
-/// Compresses all that `source` gives, which must be exactly `bytes` bytes.
+/// Compresses all that `source` gives, which must be exactly `bytes` bytes, by an algorithm that
+/// does not work in [`FileBlocks`].
 ///
 /// A source of another length is an error: a file that changed while it was read must not
 /// become a well-formed object.
 pub fn compress_from(
     compression: Compression,
     level: i32,
+    threads: NonZeroU32,
     source: &mut dyn Read,
     bytes: u64,
 ) -> Result<Vec<u8>, CodecError> {
     let failed = |source| CodecError::Compress { compression, source };
     match compression {
-        Compression::Gzip => {
-            let level = flate2::Compression::new(positive(level, 1, 9));
-            let mut encoder = GzEncoder::new(Vec::new(), level);
-            pump(compression, source, bytes, &mut encoder)?;
-            encoder.finish().map_err(failed)
-        }
         Compression::Bzip2 => {
             let level = bzip2::Compression::new(positive(level, 1, 9));
             let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), level);
@@ -52,53 +61,36 @@ pub fn compress_from(
             encoder.finish().map_err(failed)
         }
         Compression::Xz => {
-            let options = XzOptions::with_preset(positive(level, 0, 9));
-            let mut encoder = XzWriter::new(Vec::new(), options).map_err(failed)?;
+            let mut options = XzOptions::with_preset(positive(level, 0, 9));
+            options.set_block_size(Some(XZ_BLOCK_BYTES));
+            let encoder = XzWriterMt::new(Vec::new(), options, threads.get());
+            let mut encoder = encoder.map_err(failed)?;
             pump(compression, source, bytes, &mut encoder)?;
             encoder.finish().map_err(failed)
-        }
-        Compression::Snappy => {
-            let mut encoder = snap::write::FrameEncoder::new(Vec::new());
-            pump(compression, source, bytes, &mut encoder)?;
-            let stored = encoder.into_inner().map_err(|error| failed(error.into_error()))?;
-            // The encoder writes nothing at all for empty content; the identifier makes it a stream.
-            Ok(if stored.is_empty() { SNAPPY_IDENTIFIER.to_vec() } else { stored })
         }
         Compression::Zstd => {
-            let mut encoder = zstd_encoder(level, bytes).map_err(failed)?;
+            let mut encoder = zstd_encoder(level, threads, bytes).map_err(failed)?;
             pump(compression, source, bytes, &mut encoder)?;
             encoder.finish().map_err(failed)
         }
-        Compression::Lz4 if level >= LZ4_HIGH_FROM => {
-            let mut encoder = lz4_high::FrameWriter::new(level, bytes);
-            pump(compression, source, bytes, &mut encoder)?;
-            Ok(encoder.finish())
-        }
-        Compression::Lz4 => {
-            let mut encoder = FrameEncoder::with_frame_info(lz4_frame(bytes), Vec::new());
-            pump(compression, source, bytes, &mut encoder)?;
-            encoder.finish().map_err(|error| failed(error.into()))
+        Compression::Gzip | Compression::Snappy | Compression::Lz4 => {
+            Err(failed(io::Error::other("it works in blocks")))
         }
     }
 }
 
 fn zstd_encoder(
     level: i32,
+    threads: NonZeroU32,
     bytes: u64,
 ) -> io::Result<zstd::stream::write::Encoder<'static, Vec<u8>>> {
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level.clamp(-22, 22))?;
     encoder.set_pledged_src_size(Some(bytes))?;
     encoder.include_contentsize(true)?;
     encoder.include_checksum(true)?;
+    encoder.set_parameter(CParameter::NbWorkers(threads.get()))?;
+    encoder.set_parameter(CParameter::JobSize(ZSTD_JOB_BYTES))?;
     Ok(encoder)
-}
-
-fn lz4_frame(bytes: u64) -> FrameInfo {
-    FrameInfo::new()
-        .content_size(Some(bytes))
-        .content_checksum(true)
-        .block_size(BlockSize::Max4MB)
-        .block_mode(BlockMode::Linked)
 }
 
 fn pump(
@@ -138,6 +130,7 @@ fn positive(level: i32, min: u32, max: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use crate::codec::{CodecError, Compression, compress, compress_from};
+    use std::num::NonZeroU32;
 
     fn rows() -> Vec<u8> {
         (0..20_000u32)
@@ -161,11 +154,25 @@ mod tests {
 
     #[test]
     fn a_source_of_another_length_than_announced_is_an_error() {
-        for compression in Compression::ALL {
+        for compression in [Compression::Bzip2, Compression::Xz, Compression::Zstd] {
             for bytes in [99, 101] {
-                let answer = compress_from(compression, 3, &mut &[0u8; 100][..], bytes);
+                let source = &mut &[0u8; 100][..];
+                let answer = compress_from(compression, 3, NonZeroU32::MIN, source, bytes);
                 assert!(matches!(answer, Err(CodecError::Source(_))), "{compression}");
             }
+        }
+    }
+
+    #[test]
+    fn the_stored_form_does_not_depend_on_the_number_of_threads() {
+        let raw = rows().repeat(40);
+        let bytes = u64::try_from(raw.len()).expect("fits");
+        for compression in [Compression::Xz, Compression::Zstd] {
+            let [one, three] = [1, 3].map(|threads| {
+                let threads = NonZeroU32::new(threads).expect("not zero");
+                compress_from(compression, 1, threads, &mut &raw[..], bytes).expect("compresses")
+            });
+            assert!(one == three, "{compression}");
         }
     }
 

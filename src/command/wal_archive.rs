@@ -7,7 +7,7 @@ use crate::command::args::{
 use crate::command::environment::Environment;
 use crate::command::exit::{self, Exit};
 use crate::command::launch::Context;
-use crate::command::perform::{perform, test};
+use crate::command::perform::{perform, small_limits, test};
 use crate::command::place::Place;
 use crate::command::report::Failure;
 use crate::command::runtime::Threads;
@@ -97,9 +97,9 @@ pub fn run(args: WalArchiveArgs, context: &Context) -> Result<Exit, Failure> {
     if only_test {
         return test(&place);
     }
-    let catalog = place.catalog()?;
+    let (catalog, limits) = (place.catalog()?, small_limits());
     perform(Threads::One, async |cancel| {
-        let pushed = wal_archive::push(&path, &catalog, &options, &Silent, &cancel).await;
+        let pushed = wal_archive::push(&path, &catalog, &options, &limits, &Silent, &cancel).await;
         pushed.map_err(|error| Failure::of_wal(&error, exit::of_push))
     })?;
     Ok(Exit::Success)

@@ -344,7 +344,9 @@ mod tests {
         let path = world.file(name, content);
         let compression = compression.map(|compression| (compression, CompressionLevel::Low));
         let options = PushOptions { compression, ..push_options() };
-        push(&path, &world.catalog, &options, &Silent, &Cancel::new()).await.expect("push");
+        push(&path, &world.catalog, &options, &limits(), &Silent, &Cancel::new())
+            .await
+            .expect("push");
         std::fs::remove_file(path).expect("remove");
     }
 

@@ -26,6 +26,7 @@ mod push;
 mod receive;
 mod route;
 mod source;
+mod stored;
 mod transfer;
 
 pub use ahead::{Ahead, StartCompanion};

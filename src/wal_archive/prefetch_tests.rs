@@ -20,7 +20,7 @@ async fn archive(world: &World, name: &str, content: &[u8], compression: Compres
     let path = world.file(name, content);
     let compression = Some((compression, CompressionLevel::Low));
     let options = PushOptions { compression, ..push_options() };
-    push(&path, &world.catalog, &options, &Silent, &Cancel::new()).await.expect("push");
+    push(&path, &world.catalog, &options, &limits(), &Silent, &Cancel::new()).await.expect("push");
     std::fs::remove_file(path).expect("remove");
 }
 

@@ -1,7 +1,7 @@
 //! Archiving one file.
 //!
 //! ```text
-//! open, check header ─┬─ read and compress          (own thread)
+//! open, check header ─┬─ read and compress          (own threads)
 //!                     ├─ whose archive is this      (one small GET)
 //!                     └─ other suffixes of the name (one LIST)
 //!                     then one PUT that refuses to overwrite
@@ -10,11 +10,11 @@
 //! The two questions run beside the compression, so the PUT is the only request in sequence.
 //! Crash points: the PUT is the only change (but for `archive.json`, once in an archive's life);
 //! a crash before it leaves nothing, after it the next try finds the same content and succeeds.
-//! Memory: the object as stored, plus the window of its codec.
+//! Memory: the object as stored, plus the window of its codec for each thread.
 
 use crate::catalog::{ArchiveIdentity, Catalog, CatalogError, WalObject};
 use crate::codec::{Compression, CompressionLevel};
-use crate::flow::{Cancel, Cancelled};
+use crate::flow::{Cancel, Cancelled, Limits};
 use crate::monitor::{Metric, Monitor};
 use crate::pgdata::SystemIdentifier;
 use crate::store::{ObjectKey, PutMode, PutOptions, PutOutcome, StoreErrorKind};
@@ -23,6 +23,7 @@ use crate::wal_archive::WalArchiveError;
 use crate::wal_archive::adopt::newest_writer;
 use crate::wal_archive::compare::{Comparison, compare};
 use crate::wal_archive::source::{Source, header_of};
+use crate::wal_archive::stored::stored_form;
 use bytes::Bytes;
 use std::path::Path;
 use tracing::{info, warn};
@@ -59,11 +60,12 @@ pub async fn push(
     path: &Path,
     catalog: &Catalog,
     options: &PushOptions,
+    limits: &Limits,
     monitor: &dyn Monitor,
     cancel: &Cancel,
 ) -> Result<PushOutcome, WalArchiveError> {
     let source = Source::open(path)?;
-    let push = Push { source, catalog, options, cancel };
+    let push = Push { source, catalog, options, limits, cancel };
     let (stored, (), siblings) = tokio::select! {
         ready = async { tokio::try_join!(push.stored_form(), push.check_owner(), push.siblings()) } => ready?,
         () = cancel.cancelled() => return Err(Cancelled.into()),
@@ -85,13 +87,15 @@ struct Push<'a> {
     source: Source,
     catalog: &'a Catalog,
     options: &'a PushOptions,
+    limits: &'a Limits,
     cancel: &'a Cancel,
 }
 
 impl Push<'_> {
     async fn stored_form(&self) -> Result<Bytes, WalArchiveError> {
         let (source, compression) = (self.source.clone(), self.options.compression);
-        let work = tokio::task::spawn_blocking(move || source.stored_form(compression));
+        let workers = self.limits.workers;
+        let work = tokio::task::spawn_blocking(move || stored_form(&source, compression, workers));
         work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
@@ -281,7 +285,7 @@ mod tests {
     use crate::monitor::Silent;
     use crate::store::{PutMode, PutOptions as StorePutOptions, Store};
     use crate::wal::WalFileName;
-    use crate::wal_archive::fixtures::{OURS, THEIRS, World, name, push_options, segment};
+    use crate::wal_archive::fixtures::{OURS, THEIRS, World, limits, name, push_options, segment};
     use crate::wal_archive::{OtherContent, PushOptions, PushOutcome, WalArchiveError, push};
     use std::path::Path;
 
@@ -290,7 +294,7 @@ mod tests {
         path: &Path,
         options: &PushOptions,
     ) -> Result<PushOutcome, WalArchiveError> {
-        push(path, &world.catalog, options, &Silent, &Cancel::new()).await
+        push(path, &world.catalog, options, &limits(), &Silent, &Cancel::new()).await
     }
 
     fn with(compression: Compression) -> PushOptions {
@@ -476,9 +480,9 @@ mod tests {
             let name = name(index);
             let path = world.file(&name, &segment(OURS + index % 2, index, 0));
             let (catalog, options) = (world.catalog.clone(), with(Compression::Lz4));
-            tokio::spawn(
-                async move { push(&path, &catalog, &options, &Silent, &Cancel::new()).await },
-            )
+            tokio::spawn(async move {
+                push(&path, &catalog, &options, &limits(), &Silent, &Cancel::new()).await
+            })
         });
         let mut archived = 0;
         for outcome in futures::future::join_all(pushes).await {
@@ -494,7 +498,8 @@ mod tests {
         let path = world.file(&name(1), &segment(OURS, 1, 0));
         let cancel = Cancel::new();
         cancel.cancel();
-        let outcome = push(&path, &world.catalog, &push_options(), &Silent, &cancel).await;
+        let outcome =
+            push(&path, &world.catalog, &push_options(), &limits(), &Silent, &cancel).await;
         assert!(matches!(outcome, Err(WalArchiveError::Cancelled(_))));
         assert!(!world.keys().await.iter().any(|key| key.contains("wals")));
     }

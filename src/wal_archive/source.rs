@@ -1,10 +1,8 @@
 //! The file to archive: opened once, checked against its own header, read as often as needed.
 
-use crate::codec::{CodecError, Compression, CompressionLevel, compress_from};
 use crate::pgdata::SystemIdentifier;
 use crate::wal::{SegmentSize, WalFileKind, WalFileName, WalPageHeader, WalSegment};
 use crate::wal_archive::WalArchiveError;
-use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -78,29 +76,42 @@ impl Source {
         SourceReader { file: Arc::clone(&self.file), at: 0 }
     }
 
-    /// The object's content. Waits for disk and processor: not for a thread of the runtime.
-    ///
-    /// A file that changes its size while it is read is an error.
-    pub fn stored_form(
-        &self,
-        compression: Option<(Compression, CompressionLevel)>,
-    ) -> Result<Bytes, WalArchiveError> {
-        let failed = |source| WalArchiveError::Source { path: self.path.clone(), source };
-        let Some((compression, level)) = compression else {
-            let mut content = Vec::with_capacity(usize::try_from(self.bytes).unwrap_or(0));
-            self.reader().take(self.bytes + 1).read_to_end(&mut content).map_err(failed)?;
-            if u64::try_from(content.len()).ok() != Some(self.bytes) {
-                let text = format!("it changed its size from {} bytes while read", self.bytes);
-                return Err(failed(io::Error::new(io::ErrorKind::InvalidData, text)));
-            }
-            return Ok(content.into());
-        };
-        let level = level.for_wal(compression);
-        match compress_from(compression, level, &mut self.reader(), self.bytes) {
-            Ok(stored) => Ok(stored.into()),
-            Err(CodecError::Source(source)) => Err(failed(source)),
-            Err(error) => Err(WalArchiveError::Codec(error)),
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The whole file as it is.
+    pub fn content(&self) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(self.bytes).map_err(io::Error::other)?;
+        let mut content = vec![0; length];
+        self.read_at(0, &mut content)?;
+        self.check_end()?;
+        Ok(content)
+    }
+
+    /// Fills `buffer` from the place `at`.
+    pub fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<()> {
+        match self.file.read_exact_at(buffer, at) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(self.changed()),
+            other => other,
         }
+    }
+
+    /// An error when the file goes on behind the size it had when it was opened.
+    pub fn check_end(&self) -> io::Result<()> {
+        match self.file.read_at(&mut [0], self.bytes)? {
+            0 => Ok(()),
+            _ => Err(self.changed()),
+        }
+    }
+
+    pub fn failed(&self, source: io::Error) -> WalArchiveError {
+        WalArchiveError::Source { path: self.path.clone(), source }
+    }
+
+    fn changed(&self) -> io::Error {
+        let text = format!("it changed its size from {} bytes while read", self.bytes);
+        io::Error::new(io::ErrorKind::InvalidData, text)
     }
 
     fn check(&self) -> Result<(), WalArchiveError> {

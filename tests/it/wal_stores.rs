@@ -116,23 +116,23 @@ fn keeps_a_segment_and_refuses_to_replace_it(kind: StoreKind) {
         history_tags: None,
         other_content: OtherContent::Refuse,
     };
-    let pushed =
-        |path: &Path| runtime.block_on(push(path, &catalog, &options, &Silent, &Cancel::new()));
+    let two = NonZeroUsize::new(2).expect("2");
+    let limits = Limits {
+        jobs: two,
+        workers: two,
+        memory_max_bytes: 1 << 26,
+        bandwidth_max: None,
+        retry: RetryLimits::PATIENT,
+    };
+    let pushed = |path: &Path| {
+        runtime.block_on(push(path, &catalog, &options, &limits, &Silent, &Cancel::new()))
+    };
     assert_eq!(pushed(&segment).expect("push"), PushOutcome::Archived, "{kind:?}");
     assert_eq!(pushed(&segment).expect("again"), PushOutcome::AlreadyArchived, "{kind:?}");
     let refused = pushed(&other).expect_err("other content");
     assert!(matches!(refused, WalArchiveError::OtherContent { .. }), "{kind:?}: {refused}");
     let destination = folder.path().join("RECOVERYXLOG");
     let fetched = |name: &str| {
-        let two = NonZeroUsize::new(2).expect("2");
-        let retry = RetryLimits::PATIENT;
-        let limits = Limits {
-            jobs: two,
-            workers: two,
-            memory_max_bytes: 1 << 26,
-            bandwidth_max: None,
-            retry,
-        };
         let spool = SpoolOptions { directory: folder.path().join("spool"), scope: "x".into() };
         let options = FetchOptions { partial: PartialSegments::Accept, ahead: None, spool };
         let name = WalFileName::parse(name).expect("name");

@@ -16,8 +16,9 @@ use crate::command::value::{self, Tag};
 use crate::hook;
 use crate::monitor::Silent;
 use crate::wal::WalFileName;
-use crate::wal_archive::{self, OtherContent, PushOptions};
+use crate::wal_archive::{BatchOptions, OtherContent, PushOptions, SpoolOptions, push, push_batch};
 use clap::{ArgGroup, Parser};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 /// The command line as typed.
@@ -77,6 +78,15 @@ pub struct WalArchiveArgs {
     /// for another cluster than before
     #[arg(long, help_heading = BEYOND_BARMAN)]
     pub allow_overwrite: bool,
+    /// How many files to archive at once: the one that PostgreSQL names, and those that are ready
+    /// next, which later calls then find archived
+    #[arg(long, value_name = "N", value_parser = value::positive, default_value = "1",
+          help_heading = BEYOND_BARMAN)]
+    pub jobs: u32,
+    /// Where notes wait for these later calls
+    #[arg(long, value_name = "DIRECTORY", default_value = "/var/tmp/walarchive",
+          help_heading = BEYOND_BARMAN)]
+    pub spool_dir: PathBuf,
     #[command(flatten)]
     pub own: OwnArgs,
 }
@@ -89,17 +99,24 @@ struct Resolved {
     place: Place,
     path: PathBuf,
     options: PushOptions,
+    /// `None`: the named file alone.
+    batch: Option<BatchOptions>,
 }
 
 pub fn run(args: WalArchiveArgs, context: &Context) -> Result<Exit, Failure> {
     let only_test = args.talk.test;
-    let Resolved { place, path, options } = resolve(args, &context.environment)?;
+    let Resolved { place, path, options, batch } = resolve(args, &context.environment)?;
     if only_test {
         return test(&place);
     }
     let (catalog, limits) = (place.catalog()?, small_limits());
     perform(Threads::One, async |cancel| {
-        let pushed = wal_archive::push(&path, &catalog, &options, &limits, &Silent, &cancel).await;
+        let pushed = match &batch {
+            None => push(&path, &catalog, &options, &limits, &Silent, &cancel).await,
+            Some(batch) => {
+                push_batch(&path, &catalog, &options, batch, &limits, &Silent, &cancel).await
+            }
+        };
         pushed.map_err(|error| Failure::of_wal(&error, exit::of_push))
     })?;
     Ok(Exit::Success)
@@ -126,7 +143,16 @@ fn resolve(args: WalArchiveArgs, environment: &Environment) -> Result<Resolved, 
             false => OtherContent::Refuse,
         },
     };
-    Ok(Resolved { place, path, options })
+    let batch = batch_of(args.jobs, args.spool_dir, &place);
+    Ok(Resolved { place, path, options, batch })
+}
+
+fn batch_of(jobs: u32, spool_dir: PathBuf, place: &Place) -> Option<BatchOptions> {
+    let files_max = usize::try_from(jobs).ok().and_then(NonZeroUsize::new)?;
+    // Another scope than that of wal-restore, which may be given the same directory.
+    let scope = format!("receipts {}", place.scope());
+    let receipts = SpoolOptions { directory: spool_dir, scope };
+    (jobs > 1).then_some(BatchOptions { files_max, receipts })
 }
 
 /// The file that Barman names when it calls us as a hook script, else the one on the command
@@ -163,7 +189,7 @@ mod tests {
     use crate::command::launch::read;
     use crate::command::program::Program;
     use crate::command::report::Failure;
-    use crate::command::wal_archive::{Resolved, resolve};
+    use crate::command::wal_archive::{Resolved, WalArchiveArgs, resolve};
     use crate::wal_archive::OtherContent;
     use std::path::Path;
 
@@ -178,13 +204,26 @@ mod tests {
     fn options_reach_the_push() {
         let words = ["--xz", "--compression-level=-5", "--tags", "a,b", "c,d", "--history-tag"];
         let words = [&words[..], &["e,f", "--max-block-size=1MB", "s3://b", "main", SEGMENT]];
-        let Resolved { place, path, options } = resolved(&words.concat(), &[]).expect("resolved");
+        let Resolved { place, path, options, batch } =
+            resolved(&words.concat(), &[]).expect("resolved");
+        assert!(batch.is_none());
         assert_eq!(path, Path::new(SEGMENT));
         assert_eq!(options.compression, Some((Compression::Xz, CompressionLevel::Number(-5))));
         assert_eq!((options.tags.len(), options.history_tags.map(|tags| tags.len())), (2, Some(1)));
         assert_eq!(options.other_content, OtherContent::Refuse);
         let blocks = place.options.azure_blocks;
         assert_eq!((blocks.block_max_bytes, blocks.single_put_max_bytes), (1 << 20, 64 << 20));
+    }
+
+    #[test]
+    fn jobs_make_a_batch_with_receipts_of_their_own() {
+        let words = ["--jobs", "4", "--spool-dir", "/s", "s3://b", "main", SEGMENT];
+        let batch = resolved(&words, &[]).expect("resolved").batch.expect("batch");
+        assert_eq!(batch.files_max.get(), 4);
+        assert_eq!(batch.receipts.directory, Path::new("/s"));
+        assert!(batch.receipts.scope.starts_with("receipts "));
+        let refused = read::<WalArchiveArgs>(Program::WalArchive, ["--jobs=0", "b", "m", SEGMENT]);
+        assert!(refused.is_err());
     }
 
     #[test]

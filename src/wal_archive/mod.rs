@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! push        pg_wal → compress → store        refuses to replace other content
+//! push_batch  the same for all that is ready   one call, receipts for the rest
 //! fetch       store → decompress → destination  complete and durable, or not at all
 //! look_ahead  store → decompress → spool        beside recovery, which never waits for it
 //! check       store                            is the archive fit for a new cluster
@@ -11,6 +12,9 @@
 
 mod adopt;
 mod ahead;
+mod batch;
+#[cfg(test)]
+mod batch_tests;
 mod check;
 mod compare;
 mod error;
@@ -23,6 +27,7 @@ mod prefetch;
 #[cfg(test)]
 mod prefetch_tests;
 mod push;
+mod receipts;
 mod receive;
 mod route;
 mod source;
@@ -30,6 +35,7 @@ mod stored;
 mod transfer;
 
 pub use ahead::{Ahead, StartCompanion};
+pub use batch::{BatchOptions, push_batch};
 pub use check::{CheckOptions, CheckOutcome, check};
 pub use error::WalArchiveError;
 pub use fetch::{FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, fetch};

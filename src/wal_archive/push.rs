@@ -64,7 +64,18 @@ pub async fn push(
     monitor: &dyn Monitor,
     cancel: &Cancel,
 ) -> Result<PushOutcome, WalArchiveError> {
-    let source = Source::open(path)?;
+    push_source(Source::open(path)?, catalog, options, limits, monitor, cancel).await
+}
+
+/// Archives a file that is open already.
+pub(crate) async fn push_source(
+    source: Source,
+    catalog: &Catalog,
+    options: &PushOptions,
+    limits: &Limits,
+    monitor: &dyn Monitor,
+    cancel: &Cancel,
+) -> Result<PushOutcome, WalArchiveError> {
     let push = Push { source, catalog, options, limits, cancel };
     let (stored, (), siblings) = tokio::select! {
         ready = async { tokio::try_join!(push.stored_form(), push.check_owner(), push.siblings()) } => ready?,

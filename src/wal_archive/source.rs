@@ -5,7 +5,7 @@ use crate::wal::{SegmentSize, WalFileKind, WalFileName, WalPageHeader, WalSegmen
 use crate::wal_archive::WalArchiveError;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tracing::warn;
@@ -102,6 +102,17 @@ impl Source {
         match self.file.read_at(&mut [0], self.bytes)? {
             0 => Ok(()),
             _ => Err(self.changed()),
+        }
+    }
+
+    /// When the file was last written to, in seconds and nanoseconds; an error when its size is
+    /// not the one it was opened with.
+    pub fn modified(&self) -> io::Result<(i64, i64)> {
+        let metadata = self.file.metadata()?;
+        if metadata.len() == self.bytes {
+            Ok((metadata.mtime(), metadata.mtime_nsec()))
+        } else {
+            Err(self.changed())
         }
     }
 

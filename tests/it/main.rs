@@ -22,6 +22,7 @@ mod store_faults;
 mod store_features;
 mod support;
 mod tidy;
+mod wal_ahead;
 mod wal_codecs;
 mod wal_faults;
 mod wal_stores;

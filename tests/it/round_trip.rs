@@ -103,6 +103,38 @@ fn tablespaces_symlinks_unlogged_tables_and_many_files_survive() {
     restored.psql("insert into fleeting values (1)");
 }
 
+/// Archived eight files at a time, fetched eight segments ahead, onto a second timeline and along
+/// both again.
+#[test]
+fn batches_and_look_ahead_carry_a_cluster_across_a_timeline_switch() {
+    let store = StoreUnderTest::open(StoreKind::File).expect("always there");
+    let ours = Commands::ours();
+    let spools = scratch();
+    let receipts = private_folder(spools.path(), "receipts").display().to_string();
+    let ahead = private_folder(spools.path(), "ahead").display().to_string();
+    let archiving = ["--lz4", "--jobs", "8", "--spool-dir", &receipts];
+    let fetching = ["-p", "8", "--spool-dir", &ahead];
+    let cluster = Cluster::create(&options_for(&store));
+    archive(&ours, &store, &cluster, &archiving);
+    backup(&ours, &store, &cluster, &["-n", "before"]);
+    cluster.pgbench_fill(3);
+    cluster.archive_everything();
+    cluster.destroy();
+
+    let second = restore(&ours, &store, "before", &[]);
+    recover_by(&ours, &store, &second, &fetching, "");
+    let words = [SERVER, "%p"];
+    second.archive_with(&ours.shell_line("barman-cloud-wal-archive", &store, &archiving, &words));
+    second.psql("create table witness as select 'on the second timeline' as said");
+    second.archive_everything();
+    let expected = second.table_checksums();
+    second.destroy();
+
+    let third = restore(&ours, &store, "before", &[]);
+    recover_by(&ours, &store, &third, &fetching, "");
+    assert_eq!(third.table_checksums(), expected);
+}
+
 fn create_the_odd_tables(cluster: &Cluster, stays: &Path) {
     let going = cluster.folder_beside("going");
     for (name, location) in [("stays", stays), ("going", &*going), ("inside", Path::new(""))] {
@@ -245,7 +277,17 @@ fn verify(cluster: &Cluster) {
 }
 
 fn recover(ours: &Commands, store: &StoreUnderTest, cluster: &Cluster, target: &str) {
-    let line = ours.shell_line("barman-cloud-wal-restore", store, &[], &[SERVER, "%f", "%p"]);
+    recover_by(ours, store, cluster, &[], target);
+}
+
+fn recover_by(
+    ours: &Commands,
+    store: &StoreUnderTest,
+    cluster: &Cluster,
+    options: &[&str],
+    target: &str,
+) {
+    let line = ours.shell_line("barman-cloud-wal-restore", store, options, &[SERVER, "%f", "%p"]);
     cluster.recover_with(&line, target);
     cluster.start_and_recover();
 }

@@ -182,22 +182,25 @@ impl BlockEncoder {
     /// Compresses one block of at most [`BLOCK_BYTES`]. Gives the memory of `raw` back, unless
     /// it went into the block.
     pub fn encode(&self, raw: Vec<u8>) -> Result<(EncodedBlock, Option<Vec<u8>>), CodecError> {
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&raw);
-        let raw_bytes = count(raw.len());
         if self.codec.compression.is_none() {
+            let (crc, raw_bytes) = (crc_of(&raw), count(raw.len()));
             return Ok((EncodedBlock { bytes: raw, crc, raw_bytes }, None));
         }
+        Ok((self.compress(&raw)?, Some(raw)))
+    }
+
+    /// As [`encode`](Self::encode), where there is a compression.
+    pub fn compress(&self, raw: &[u8]) -> Result<EncodedBlock, CodecError> {
         let mut scratch = take(&self.scratch).unwrap_or_default();
         scratch.clear();
         match self.codec.compression {
-            Some(Compression::Lz4) => lz4_block(&raw, &mut scratch)?,
-            Some(Compression::Snappy) => scratch = snappy_frames(&raw, scratch)?,
-            _ => self.deflate(&raw, &mut scratch)?,
+            Some(Compression::Lz4) => lz4_block(raw, &mut scratch)?,
+            Some(Compression::Snappy) => scratch = snappy_frames(raw, scratch)?,
+            _ => self.deflate(raw, &mut scratch)?,
         }
         let bytes = scratch.as_slice().to_vec();
         give(&self.scratch, scratch);
-        Ok((EncodedBlock { bytes, crc, raw_bytes }, Some(raw)))
+        Ok(EncodedBlock { bytes, crc: crc_of(raw), raw_bytes: count(raw.len()) })
     }
 
     /// Deflates `raw` alone into the empty `out` and ends on a byte boundary, so that blocks can
@@ -226,6 +229,12 @@ impl BlockEncoder {
         }
         Ok(())
     }
+}
+
+fn crc_of(bytes: &[u8]) -> crc32fast::Hasher {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(bytes);
+    crc
 }
 
 fn count(bytes: usize) -> u64 {

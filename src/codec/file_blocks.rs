@@ -87,8 +87,8 @@ impl FileBlocks {
     }
 
     /// What precedes the first block.
-    pub fn header(&self) -> Result<Vec<u8>, CodecError> {
-        match &self.stream {
+    pub fn header(&mut self) -> Result<Vec<u8>, CodecError> {
+        match &mut self.stream {
             Stream::Blocks(blocks) => blocks.header(),
             Stream::Lz4 { bytes, .. } => Ok(lz4_header(*bytes)),
         }
@@ -97,7 +97,7 @@ impl FileBlocks {
     /// Takes the next block, in the file's order, and gives its bytes.
     pub fn join(&mut self, block: FileBlock) -> Vec<u8> {
         match (&mut self.stream, block) {
-            (Stream::Blocks(blocks), FileBlock::Encoded(block)) => blocks.join(block),
+            (Stream::Blocks(blocks), FileBlock::Encoded(block)) => blocks.join(block).0,
             (_, FileBlock::Framed(bytes)) => bytes,
             (Stream::Lz4 { .. }, FileBlock::Encoded(_)) => {
                 unreachable!("an lz4 encoder frames its blocks")
@@ -118,7 +118,7 @@ impl FileBlockEncoder {
     /// Compresses one block of at most [`BLOCK_BYTES`](crate::codec::BLOCK_BYTES).
     pub fn encode(&self, raw: &[u8]) -> Result<FileBlock, CodecError> {
         match &self.encoder {
-            Encoder::Blocks(encoder) => encoder.encode(raw).map(FileBlock::Encoded),
+            Encoder::Blocks(encoder) => encoder.compress(raw).map(FileBlock::Encoded),
             Encoder::Lz4 { level } => lz4_block(raw, *level).map(FileBlock::Framed),
         }
     }
@@ -142,10 +142,8 @@ fn lz4_block(raw: &[u8], level: i32) -> Result<Vec<u8>, CodecError> {
     } else {
         block.resize(4 + lz4_flex::block::get_maximum_output_size(raw.len()), 0);
         let written = lz4_flex::block::compress_into(raw, &mut block[4..]);
-        let written = written.map_err(|error| CodecError::Compress {
-            compression: Compression::Lz4,
-            source: io::Error::other(error),
-        })?;
+        let written = written
+            .map_err(|error| CodecError::compress(Compression::Lz4, io::Error::other(error)))?;
         block.truncate(4 + written);
     }
     let mut raw_flag = 0;

@@ -20,6 +20,6 @@ pub use block_decode::BlockDecoder;
 pub use compression::{Compression, CompressionLevel};
 pub use decode::decoder;
 pub use error::CodecError;
-pub use serial::{Encoded, SerialStream};
 pub use file_blocks::{FileBlock, FileBlockEncoder, FileBlocks};
+pub use serial::{Encoded, SerialStream};
 pub use whole::{compress, compress_from};

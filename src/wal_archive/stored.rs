@@ -82,7 +82,8 @@ fn in_blocks(
                 let length = block_bytes().min(bytes - at);
                 let (source, encoder, buffers) = (source.clone(), encoder.clone(), buffers.clone());
                 waiting.push_back(pool.submit(move || {
-                    let (block, buffer) = encode_at(&source, at, length, &encoder, buffers.take())?;
+                    let (block, buffer) =
+                        encode_at(&source, at, length, &encoder, buffers.take(BLOCK_BYTES))?;
                     buffers.give(buffer);
                     Ok(block)
                 }));

@@ -102,12 +102,13 @@ pub fn of_catalog(error: &CatalogError) -> Exit {
     }
 }
 
-/// Connecting and everything after it is part of the backup, whose failures are 1; what is
-/// found wrong before is 4.
+/// Connecting, as libpq understands it, and everything after it is part of the backup, whose
+/// failures are 1. Barman itself looks for a word without "=" before that: 4.
 pub fn of_postgres(error: &PostgresError) -> Exit {
     match error {
-        PostgresError::ConninfoMalformed { .. } | PostgresError::TooOld { .. } => Exit::Other,
-        PostgresError::Connect { .. }
+        PostgresError::ConninfoIncomplete { .. } | PostgresError::TooOld { .. } => Exit::Other,
+        PostgresError::ConninfoMalformed { .. }
+        | PostgresError::Connect { .. }
         | PostgresError::Authentication { .. }
         | PostgresError::Privilege { .. }
         | PostgresError::Query { .. }

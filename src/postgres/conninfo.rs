@@ -88,9 +88,9 @@ fn take_name(characters: &mut Peekable<Chars<'_>>) -> Result<String, PostgresErr
     skip_blanks(characters);
     match characters.next() {
         Some('=') => Ok(name),
-        _ => Err(PostgresError::malformed(format!(
-            "missing \"=\" after \"{name}\" in connection info string"
-        ))),
+        _ => Err(PostgresError::ConninfoIncomplete {
+            reason: format!("missing \"=\" after \"{name}\" in connection info string"),
+        }),
     }
 }
 

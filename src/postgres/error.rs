@@ -13,6 +13,9 @@ pub enum PostgresError {
     /// The connection settings contradict libpq's grammar or each other.
     #[error("cannot use the connection settings: {reason}")]
     ConninfoMalformed { reason: String },
+    /// A word of the connection string has no value.
+    #[error("cannot use the connection settings: {reason}")]
+    ConninfoIncomplete { reason: String },
     /// No session: nothing listens, DNS, TLS, time-out, or the server turned us away for a
     /// reason other than identity.
     #[error("could not connect to PostgreSQL at {target}: {reason}")]
@@ -56,7 +59,10 @@ impl PostgresError {
             | Self::Query { hint, .. } => hint.as_deref(),
             Self::Privilege { hint, .. } => Some(hint),
             Self::TooOld { .. } => Some("Upgrade PostgreSQL, or back it up with an older tool."),
-            Self::ConninfoMalformed { .. } | Self::ConnectionLost { .. } | Self::Cancelled => None,
+            Self::ConninfoMalformed { .. }
+            | Self::ConninfoIncomplete { .. }
+            | Self::ConnectionLost { .. }
+            | Self::Cancelled => None,
         }
     }
 

@@ -3,9 +3,10 @@
 
 use crate::support::cluster::{Cluster, options_for};
 use crate::support::commands::Commands;
+use crate::support::fixtures::put_backups;
 use crate::support::process::Outcome;
 use crate::support::scratch::{give_tree_to_postgres, scratch};
-use crate::support::stores::{PREFIX, StoreKind, StoreUnderTest};
+use crate::support::stores::{StoreKind, StoreUnderTest};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -362,7 +363,7 @@ const RECOVERIES: [Recovery; 3] = [
 #[test]
 fn the_fixtures_are_recovered_to_points_in_time_and_across_a_timeline_switch() {
     let store = StoreUnderTest::open(StoreKind::File).expect("always there");
-    put_fixtures(&store);
+    put_backups(&store);
     let ours = Commands::ours();
     for recovery in &RECOVERIES {
         let restored = Cluster::empty(&[]);
@@ -384,22 +385,5 @@ fn the_fixtures_are_recovered_to_points_in_time_and_across_a_timeline_switch() {
             assert_eq!(found, format!("{count}|{md5}"), "{what}: {table}");
         }
         assert_eq!(restored.psql("select count(*) from contract.unlogged_items"), "0", "{what}");
-    }
-}
-
-fn put_fixtures(store: &StoreUnderTest) {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures/barman-3.19.1/contract/pg15");
-    let mut open = vec![root.clone()];
-    while let Some(folder) = open.pop() {
-        for entry in fs::read_dir(&folder).expect("fixtures").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                let below = path.strip_prefix(&root).expect("below").display().to_string();
-                store.put(&format!("{PREFIX}/{below}"), fs::read(&path).expect("read"));
-            }
-        }
     }
 }

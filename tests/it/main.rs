@@ -5,6 +5,7 @@
 //! (in CI it fails).
 
 mod cli;
+mod cloudnative_pg;
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;

@@ -93,7 +93,8 @@ impl Cluster {
         private_folder(self.folder.path(), name)
     }
 
-    fn socket(&self) -> PathBuf {
+    /// The folder of the socket.
+    pub fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Weak};
 use tempfile::TempDir;
 
 /// The commands, each a link to the one program that packages ship.
-const NAMES: [&str; 9] = [
+pub const COMMANDS: [&str; 9] = [
     "barman-cloud-backup",
     "barman-cloud-backup-delete",
     "barman-cloud-backup-keep",
@@ -132,6 +132,11 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
+/// The one program, where cargo built it.
+pub fn barman_cloud() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_barman-cloud"))
+}
+
 /// One copy of the multi-call program with its links, kept while any test uses it.
 fn shared_programs() -> Arc<TempDir> {
     static SHARED: Mutex<Weak<TempDir>> = Mutex::new(Weak::new());
@@ -141,8 +146,8 @@ fn shared_programs() -> Arc<TempDir> {
     }
     let folder = scratch();
     let program = folder.path().join("barman-cloud");
-    std::fs::copy(env!("CARGO_BIN_EXE_barman-cloud"), &program).expect("a copy of barman-cloud");
-    for name in NAMES {
+    std::fs::copy(barman_cloud(), &program).expect("a copy of barman-cloud");
+    for name in COMMANDS {
         std::os::unix::fs::symlink("barman-cloud", folder.path().join(name)).expect("a link");
     }
     let folder = Arc::new(folder);

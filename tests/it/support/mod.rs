@@ -5,6 +5,8 @@
 //! stores     file, S3, Azure, GCS: one fresh bucket each
 //! cluster    PostgreSQL that is created, loaded, destroyed, recovered
 //! peers      the kinds of stores, opened by the library itself
+//! bare_image a container with nothing in it but our program
+//! fixtures   what Barman wrote, and WAL segments made of it
 //! outside    what `scripts/test` has prepared: Barman, emulators
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
@@ -12,8 +14,10 @@
 // Each test file uses its part of this.
 #![allow(dead_code)]
 
+pub mod bare_image;
 pub mod cluster;
 pub mod commands;
+pub mod fixtures;
 pub mod http;
 pub mod outside;
 pub mod peers;

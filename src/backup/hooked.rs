@@ -56,8 +56,9 @@ struct Upload<'a> {
     begun: Instant,
 }
 
-/// Uploads `local`. One that is there already is refused; what an interrupted run left is
-/// replaced.
+/// Uploads `local`; `None` when this very backup is there already, because Barman runs a retry
+/// script again until it succeeds. Another one under its id is refused; what an interrupted run
+/// left is replaced.
 pub async fn upload_local(
     local: &LocalBackup,
     catalog: &Catalog,
@@ -65,15 +66,12 @@ pub async fn upload_local(
     limits: &Limits,
     monitor: Arc<dyn Monitor>,
     cancel: &Cancel,
-) -> Result<BackupSummary, BackupError> {
+) -> Result<Option<BackupSummary>, BackupError> {
     let begun = Instant::now();
     let read = read(local)?;
     let found = catalog.find(&local.id, options.now).await.map_err(BackupError::Catalog)?;
     if found.is_some_and(|backup| backup.is_done()) {
-        return Err(BackupError::Refused {
-            reason: format!("backup \"{}\" is already there", local.id),
-            hint: "Delete it with barman-cloud-backup-delete before it is uploaded again.",
-        });
+        return check_same(local, catalog, &read.verbatim).await.map(|()| None);
     }
     // Without a record, what lies there is what a killed run left.
     remove_objects(catalog, &local.id).await;
@@ -82,13 +80,30 @@ pub async fn upload_local(
     match upload.run(read).await {
         Ok(summary) => {
             upload.monitor.phase(Phase::Done);
-            Ok(summary)
+            Ok(Some(summary))
         }
         Err(error) => {
             remove_objects(catalog, &local.id).await;
             Err(error)
         }
     }
+}
+
+/// `backup.info` is written last: where it is the same to the byte, everything is there.
+async fn check_same(
+    local: &LocalBackup,
+    catalog: &Catalog,
+    verbatim: &Bytes,
+) -> Result<(), BackupError> {
+    let key = catalog.layout().backup_object(&local.id, "backup.info");
+    let stored = catalog.store().get(&key).await.map_err(BackupError::Store)?;
+    if stored.as_ref() == Some(verbatim) {
+        return Ok(());
+    }
+    Err(BackupError::Refused {
+        reason: format!("backup \"{}\" is already there, with another backup.info", local.id),
+        hint: "Do two Barman servers upload to the same server name?",
+    })
 }
 
 fn read(local: &LocalBackup) -> Result<Read, BackupError> {

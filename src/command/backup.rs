@@ -240,7 +240,10 @@ fn upload(local: &LocalBackup, resolved: &Resolved, context: &Context) -> Result
     let summary = perform(Threads::PerCore, async |cancel| {
         Ok(backup::upload_local(local, &catalog, options, limits, monitor, &cancel).await?)
     })?;
-    tell(&summary);
+    match summary {
+        Some(summary) => tell(&summary),
+        None => info!(backup_id = %local.id, "backup was uploaded before"),
+    }
     Ok(Exit::Success)
 }
 

@@ -5,6 +5,7 @@
 //! stores     file, S3, Azure, GCS: one fresh bucket each
 //! cluster    PostgreSQL that is created, loaded, destroyed, recovered
 //! peers      the kinds of stores, opened by the library itself
+//! barman_server  a real Barman that looks after a cluster
 //! bare_image a container with nothing in it but our program
 //! fixtures   what Barman wrote, and WAL segments made of it
 //! outside    what `scripts/test` has prepared: Barman, emulators
@@ -15,6 +16,7 @@
 #![allow(dead_code)]
 
 pub mod bare_image;
+pub mod barman_server;
 pub mod cluster;
 pub mod commands;
 pub mod fixtures;

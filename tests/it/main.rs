@@ -7,6 +7,8 @@
 mod barman_hooks;
 mod cli;
 mod cloudnative_pg;
+mod exit_codes;
+mod exit_codes_content;
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;

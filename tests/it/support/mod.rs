@@ -8,6 +8,7 @@
 //! barman_server  a real Barman that looks after a cluster
 //! bare_image a container with nothing in it but our program
 //! fixtures   what Barman wrote, and WAL segments made of it
+//! places     good and bad ones, and tables of exit codes;  web: answers that a test writes
 //! outside    what `scripts/test` has prepared: Barman, emulators
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
@@ -23,7 +24,9 @@ pub mod fixtures;
 pub mod http;
 pub mod outside;
 pub mod peers;
+pub mod places;
 pub mod process;
 pub mod scratch;
 pub mod stores;
 pub mod wait;
+pub mod web;

@@ -31,7 +31,11 @@ impl WebRequest {
 /// What it is told.
 #[derive(Clone, Debug)]
 pub enum WebAnswer {
-    Told { status: u16, headers: Vec<(&'static str, String)>, body: String },
+    Told {
+        status: u16,
+        headers: Vec<(&'static str, String)>,
+        body: String,
+    },
     /// Nothing, for longer than anybody waits.
     Silence,
 }

@@ -255,17 +255,20 @@ fn a_restore_that_cannot_be_has_the_exit_codes_of_the_contract() {
     }
 }
 
+/// A store with one segment, and that segment as a file.
+fn with_a_segment(kind: StoreKind) -> Option<(Scene, String)> {
+    let scene = Scene::empty(kind)?;
+    let source = scene.file(&segment_name(1), &segment(1));
+    let words = [SERVER, &source];
+    Commands::ours().run(ARCHIVE, &scene.store, &["--gzip"], &words).exits(0);
+    Some((scene, source))
+}
+
 #[test]
-fn a_wal_file_that_is_not_there_or_not_one_has_the_exit_codes_of_the_contract() {
+fn a_wal_file_that_cannot_be_fetched_has_the_exit_codes_of_the_contract() {
     for kind in CLOUDS {
-        let Some(scene) = Scene::empty(kind) else { return };
+        let Some((scene, _)) = with_a_segment(kind) else { return };
         let name = segment_name(1);
-        let source = scene.file(&name, &segment(1));
-        let run = |name: &'static str, options: &[&str], words: &[&str]| {
-            let words = [&[SERVER], words].concat();
-            Commands::ours().run(name, &scene.store, options, &words).exits(0);
-        };
-        run(ARCHIVE, &["--gzip"], &[&source]);
         let broken = format!("{PREFIX}/{SERVER}/wals/0000000100000000/{}.gz", segment_name(2));
         scene.store.put(&broken, "no gzip");
         let (target, file) = (scene.path("out"), scene.file("file", b"x"));
@@ -275,68 +278,49 @@ fn a_wal_file_that_is_not_there_or_not_one_has_the_exit_codes_of_the_contract() 
         };
         // `-p` makes the folder, which a file stands in the way of.
         let no_spool = ["-p", "2", "--spool-dir", &file];
-        let check_archive =
-            |options: &[&str]| scene.line("barman-cloud-check-wal-archive", options, &[]);
+        let absent = vec![
+            fetch(&[], &segment_name(9), &target),
+            fetch(&["-p", "4"], &segment_name(9), &target),
+            fetch(&[], "00000009.history", &target),
+            fetch(&["--no-partial"], &format!("{name}.partial"), &target),
+            fetch(&[], &format!("{name}.00000028.backup"), &target),
+        ];
+        let no_name = vec![fetch(&[], "x", &target), fetch(&["--test"], "x", &target)];
+        let corrupt = vec![fetch(&[], &segment_name(2), &target)];
+        let no_target = vec![fetch(&[], &name, "/nonexistent/x")];
+        check(vec![
+            row("WAL not found: wal-restore", 1, absent),
+            row("name is not a WAL name: wal-restore", 3, no_name),
+            row("spool dir cannot be made: wal-restore", 2, vec![fetch(&no_spool, &name, &target)]),
+            row("corrupt object: wal-restore", 4, corrupt),
+            row("destination not writable: wal-restore", 4, no_target),
+        ]);
+        assert!(!Path::new(&target).exists(), "Barman leaves a part of the file there");
+    }
+}
+
+#[test]
+fn a_wal_file_that_cannot_be_archived_has_the_exit_codes_of_the_contract() {
+    for kind in CLOUDS {
+        let Some((scene, _)) = with_a_segment(kind) else { return };
+        let file = scene.file("file", b"x");
         let archive = |words: &[&str]| scene.line(ARCHIVE, &[], words);
+        let occupied =
+            |options: &[&str]| vec![scene.line("barman-cloud-check-wal-archive", options, &[])];
         let hook = |phase: &str| {
             let line = archive(&[]).with_variable("BARMAN_HOOK", "archive_script");
             line.with_variable("BARMAN_PHASE", phase)
         };
+        let missing = vec![archive(&[&scene.path(&segment_name(3))])];
+        let no_name = vec![archive(&[&file]), archive(&[&file]).with(&["--test"])];
+        let no_path = vec![archive(&[]), hook("post"), hook("pre")];
         check(vec![
-            row(
-                "WAL not found: wal-restore",
-                1,
-                vec![
-                    fetch(&[], &segment_name(9), &target),
-                    fetch(&["-p", "4"], &segment_name(9), &target),
-                    fetch(&[], "00000009.history", &target),
-                    fetch(&["--no-partial"], &format!("{name}.partial"), &target),
-                    fetch(&[], &format!("{name}.00000028.backup"), &target),
-                ],
-            ),
-            row(
-                "name is not a WAL name: wal-restore, wal-archive",
-                3,
-                vec![
-                    fetch(&[], "x", &target),
-                    fetch(&["--test"], "x", &target),
-                    archive(&[&file]),
-                    archive(&[&file]).with(&["--test"]),
-                ],
-            ),
-            row(
-                "spool dir cannot be created: wal-restore",
-                2,
-                vec![fetch(&no_spool, &name, &target)],
-            ),
-            row("corrupt object: wal-restore", 4, vec![fetch(&[], &segment_name(2), &target)]),
-            row(
-                "destination not writable: wal-restore",
-                4,
-                vec![fetch(&[], &name, "/nonexistent/x")],
-            ),
-            row(
-                "local WAL missing: wal-archive",
-                4,
-                vec![archive(&[&scene.path(&segment_name(3))])],
-            ),
-            row(
-                "no wal_path; wrong phase; BARMAN_FILE missing: wal-archive",
-                1,
-                vec![archive(&[]), hook("post"), hook("pre")],
-            ),
-            row("WAL archive not empty: check-wal-archive", 1, vec![check_archive(&[])]),
-            row(
-                "WALs at --timeline: check-wal-archive",
-                1,
-                vec![check_archive(&["--timeline", "1"])],
-            ),
-            row(
-                "no WALs at --timeline: check-wal-archive",
-                0,
-                vec![check_archive(&["--timeline", "2"])],
-            ),
+            row("name is not a WAL name: wal-archive", 3, no_name),
+            row("local WAL missing: wal-archive", 4, missing),
+            row("no wal_path; wrong phase; BARMAN_FILE missing: wal-archive", 1, no_path),
+            row("WAL archive not empty: check-wal-archive", 1, occupied(&[])),
+            row("WALs at --timeline: check-wal-archive", 1, occupied(&["--timeline", "1"])),
+            row("no WALs at --timeline: check-wal-archive", 0, occupied(&["--timeline", "2"])),
         ]);
-        assert!(!Path::new(&target).exists(), "Barman leaves a part of the file there");
     }
 }

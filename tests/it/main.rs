@@ -12,6 +12,7 @@ mod exit_codes_content;
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;
+mod identities;
 mod interop_barman;
 mod pgdata_files;
 mod postgres_session;

@@ -1,0 +1,90 @@
+//! Opening a cloud: which one, where, with what. No request is sent.
+
+use crate::cloud::{
+    ApiClient, AzureCredentialKind, Environment, PlainHttp, Proxies, Transport, TransportOptions,
+};
+use crate::flow::RetryLimits;
+use crate::snapshot::{SnapshotCloud, SnapshotError, SnapshotErrorKind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Which part of which cloud.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotPlace {
+    /// Without a region, that of the environment or profile.
+    Aws {
+        region: Option<String>,
+    },
+    Azure {
+        subscription_id: String,
+        resource_group: String,
+    },
+    /// The zone is that of the instance; deleting snapshots needs none.
+    Google {
+        project: String,
+        zone: Option<String>,
+    },
+}
+
+/// How a cloud is reached.
+#[derive(Clone, Debug)]
+pub struct SnapshotOptions {
+    pub aws_profile: Option<String>,
+    pub azure_credential: Option<AzureCredentialKind>,
+    pub plain_http: PlainHttp,
+    /// How long nothing may move on a connection.
+    pub read_timeout: Duration,
+    /// How long an endpoint that cannot be connected to is tried.
+    pub unreachable_after: Duration,
+    pub retry: RetryLimits,
+}
+
+/// Connecting within a region takes milliseconds; this leaves room for one lost SYN or two.
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+
+/// Opens the cloud; credentials and endpoints come from `environment`.
+pub fn open(
+    place: &SnapshotPlace,
+    _options: &SnapshotOptions,
+    _environment: &Environment,
+) -> Result<Arc<dyn SnapshotCloud>, SnapshotError> {
+    match place {
+        SnapshotPlace::Aws { .. } => Err(unsupported("AWS")),
+        SnapshotPlace::Azure { .. } => Err(unsupported("Azure")),
+        SnapshotPlace::Google { .. } => Err(unsupported("Google Cloud")),
+    }
+}
+
+fn unsupported(cloud: &str) -> SnapshotError {
+    let message = format!("snapshots on {cloud} are not supported by this version");
+    SnapshotError::new(SnapshotErrorKind::Unsupported, message)
+}
+
+impl SnapshotOptions {
+    pub(crate) fn plain_http(&self, environment: &Environment) -> PlainHttp {
+        match environment.switch("BARMAN_CLOUD_ALLOW_HTTP") {
+            true => PlainHttp::Allowed,
+            false => self.plain_http,
+        }
+    }
+
+    /// The transport of one cloud's interface.
+    pub(crate) fn transport(&self, ca_bundle: Option<PathBuf>) -> Transport {
+        Transport::new(TransportOptions {
+            connect_timeout: CONNECT_TIMEOUT_MAX.min(self.unreachable_after),
+            read_timeout: self.read_timeout,
+            unreachable_after: self.unreachable_after,
+            ca_bundle,
+            proxies: Proxies::FromEnvironment,
+        })
+    }
+
+    pub(crate) fn client(
+        &self,
+        transport: Transport,
+        signer: Arc<dyn crate::cloud::Sign>,
+    ) -> ApiClient {
+        ApiClient::new(transport, signer, self.retry)
+    }
+}

@@ -11,13 +11,18 @@
 //! Nothing here knows of PostgreSQL or of mounts: a volume comes with [`DeviceClues`], from which
 //! `disk` finds the local device.
 
+mod aws;
+mod aws_answers;
+mod aws_volumes;
 mod cloud;
+mod ec2;
 mod error;
 mod open;
 mod record;
 mod select;
 mod volume;
 mod wait;
+mod xml;
 
 pub use cloud::{CreateRequest, Deletion, SnapshotCloud, SnapshotState, VolumeRequest};
 pub use error::{SnapshotError, SnapshotErrorKind};

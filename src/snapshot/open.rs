@@ -4,6 +4,7 @@ use crate::cloud::{
     ApiClient, AzureCredentialKind, Environment, PlainHttp, Proxies, Transport, TransportOptions,
 };
 use crate::flow::RetryLimits;
+use crate::snapshot::aws::Aws;
 use crate::snapshot::{SnapshotCloud, SnapshotError, SnapshotErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,11 +47,13 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
 /// Opens the cloud; credentials and endpoints come from `environment`.
 pub fn open(
     place: &SnapshotPlace,
-    _options: &SnapshotOptions,
-    _environment: &Environment,
+    options: &SnapshotOptions,
+    environment: &Environment,
 ) -> Result<Arc<dyn SnapshotCloud>, SnapshotError> {
     match place {
-        SnapshotPlace::Aws { .. } => Err(unsupported("AWS")),
+        SnapshotPlace::Aws { region } => {
+            Ok(Arc::new(Aws::open(region.as_deref(), options, environment)?))
+        }
         SnapshotPlace::Azure { .. } => Err(unsupported("Azure")),
         SnapshotPlace::Google { .. } => Err(unsupported("Google Cloud")),
     }

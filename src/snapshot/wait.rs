@@ -42,12 +42,13 @@ pub async fn wait(
     let begun = Instant::now();
     let mut pause = PAUSE_MIN.min(patience.pause_max);
     let (mut told, mut tell_at) = (0, TELL_EVERY);
+    let mut seen = vec![false; snapshots.len()];
     loop {
         let states = tokio::select! {
             states = cloud.states(snapshots) => states?,
             () = cancel.cancelled() => return Err(cancelled()),
         };
-        if let Some(error) = broken(snapshots, &states) {
+        if let Some(error) = broken(snapshots, &states, &mut seen) {
             return Err(error);
         }
         let percent: u64 = states.iter().map(percent).sum();
@@ -98,13 +99,24 @@ fn percent(state: &SnapshotState) -> u64 {
     }
 }
 
-fn broken(snapshots: &[SnapshotRecord], states: &[SnapshotState]) -> Option<SnapshotError> {
-    snapshots.iter().zip(states).find_map(|(snapshot, state)| match state {
-        SnapshotState::Failed { reason } => {
-            let message = format!("snapshot \"{}\" failed: {reason}", snapshot.identifier());
-            Some(SnapshotError::new(SnapshotErrorKind::Broken, message))
-        }
-        _ => None,
+/// The first snapshot that went wrong, or that was there and is not any more.
+fn broken(
+    snapshots: &[SnapshotRecord],
+    states: &[SnapshotState],
+    seen: &mut [bool],
+) -> Option<SnapshotError> {
+    snapshots.iter().zip(states).zip(seen).find_map(|((snapshot, state), seen)| {
+        let reason = match state {
+            SnapshotState::Failed { reason } => reason,
+            SnapshotState::Creating if *seen => "it is not there any more",
+            SnapshotState::Creating => return None,
+            SnapshotState::Copying { .. } | SnapshotState::Complete => {
+                *seen = true;
+                return None;
+            }
+        };
+        let message = format!("snapshot \"{}\" failed: {reason}", snapshot.identifier());
+        Some(SnapshotError::new(SnapshotErrorKind::Broken, message))
     })
 }
 

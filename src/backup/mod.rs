@@ -15,11 +15,13 @@ mod error;
 mod hooked;
 mod last;
 mod manifest;
+mod mounted;
 mod plan;
 mod prepare;
 mod produce;
 mod record;
 mod ship;
+mod snapshot;
 mod source;
 mod survey;
 mod tally;
@@ -32,6 +34,7 @@ pub use error::BackupError;
 pub(crate) use error::disk_error;
 pub use hooked::{LocalBackup, upload_local};
 pub use prepare::{BackupOptions, PageChecksums, WalConfirmation};
+pub use snapshot::{SnapshotBackupOptions, SnapshotBackupSummary, backup_snapshots};
 
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
 use crate::backup::last::{label_file, read_control_file, read_external, write_last};
@@ -109,6 +112,7 @@ pub async fn backup(
         started: options.now,
         host: options.host.clone(),
         process: std::process::id(),
+        snapshots: None,
     };
     let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
     tracing::info!(backup_id = %id, "backup begins");

@@ -120,6 +120,9 @@ pub fn of_postgres(error: &PostgresError) -> Exit {
 pub fn of_backup(error: &BackupError) -> Exit {
     match error {
         BackupError::Postgres(error) => of_postgres(error),
+        BackupError::SnapshotRefused(_)
+        | BackupError::NotMounted { .. }
+        | BackupError::Uncovered { .. } => Exit::Other,
         BackupError::Catalog(_)
         | BackupError::Store(_)
         | BackupError::Refused { .. }
@@ -129,6 +132,8 @@ pub fn of_backup(error: &BackupError) -> Exit {
         | BackupError::Upload { .. }
         | BackupError::WalMissing { .. }
         | BackupError::TimelineChanged { .. }
+        | BackupError::MountsChanged
+        | BackupError::Snapshot(_)
         | BackupError::Cancelled => Exit::Failed,
     }
 }

@@ -38,6 +38,14 @@ impl From<BackupError> for Failure {
         let failure = match error {
             BackupError::Postgres(error) => Self::from(error),
             BackupError::Catalog(error) => Self::from(error),
+            BackupError::Snapshot(error) | BackupError::SnapshotRefused(error) => {
+                Self::of_error(exit, &error).hint_if_none(error.hint)
+            }
+            BackupError::NotMounted { .. } => Self::of_error(exit, &error)
+                .hint("The file system must lie directly on the disk, without partitions or LVM."),
+            BackupError::Uncovered { .. } => {
+                Self::of_error(exit, &error).hint("Name its disk too, with --snapshot-disk.")
+            }
             BackupError::Refused { hint, .. } => {
                 let message = Self::of_error(exit, &error);
                 message.hint_if_none(Some(hint.into()))

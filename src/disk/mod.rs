@@ -1,5 +1,5 @@
 //! The local file system: durable writes, private directories, the spool; writing below a
-//! directory, owners and modes, free space.
+//! directory, owners and modes, free space; what is mounted where.
 //!
 //! Synchronous throughout; callers on an async runtime use its blocking threads.
 
@@ -7,6 +7,8 @@ mod accounts;
 mod durable;
 mod error;
 mod extract;
+mod mounting;
+mod mounts;
 mod space;
 mod spool;
 
@@ -14,5 +16,7 @@ pub use accounts::Accounts;
 pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};
 pub use extract::{Attributes, ExtractRoot, Extractor, Owner, apply, is_root};
+pub use mounting::mount_device;
+pub use mounts::{Machine, Mount};
 pub use space::{Space, space};
 pub use spool::{Spool, SpoolWriter, Spooled};

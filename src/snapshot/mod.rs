@@ -18,6 +18,7 @@ mod cloud;
 mod ec2;
 mod error;
 mod open;
+mod pending;
 mod record;
 mod select;
 mod volume;
@@ -26,7 +27,8 @@ mod xml;
 
 pub use cloud::{CreateRequest, Deletion, SnapshotCloud, SnapshotState, VolumeRequest};
 pub use error::{SnapshotError, SnapshotErrorKind};
-pub use open::{SnapshotOptions, SnapshotPlace, open};
+pub use open::{Clouds, CloudsOfEnvironment, SnapshotOptions, SnapshotPlace, open};
+pub use pending::{PendingDisk, PendingSnapshots, snapshot_name};
 pub use record::{
     AwsSnapshot, AzureSnapshot, GoogleSnapshot, MountRecord, ProviderRecord, SnapshotRecord,
     SnapshotsInfo, SnapshotsInfoError,

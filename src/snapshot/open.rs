@@ -5,7 +5,8 @@ use crate::cloud::{
 };
 use crate::flow::RetryLimits;
 use crate::snapshot::aws::Aws;
-use crate::snapshot::{SnapshotCloud, SnapshotError, SnapshotErrorKind};
+use crate::snapshot::{ProviderRecord, SnapshotCloud, SnapshotError, SnapshotErrorKind};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,45 @@ pub struct SnapshotOptions {
     /// How long an endpoint that cannot be connected to is tried.
     pub unreachable_after: Duration,
     pub retry: RetryLimits,
+}
+
+/// Opens clouds as they are needed: which one is known only when a backup's record was read.
+pub trait Clouds: fmt::Debug + Send + Sync {
+    fn open(&self, place: &SnapshotPlace) -> Result<Arc<dyn SnapshotCloud>, SnapshotError>;
+}
+
+/// Credentials and endpoints are those of an environment.
+#[derive(Clone, Debug)]
+pub struct CloudsOfEnvironment {
+    pub options: SnapshotOptions,
+    pub environment: Environment,
+}
+
+impl Clouds for CloudsOfEnvironment {
+    fn open(&self, place: &SnapshotPlace) -> Result<Arc<dyn SnapshotCloud>, SnapshotError> {
+        open(place, &self.options, &self.environment)
+    }
+}
+
+impl SnapshotPlace {
+    /// Where the snapshots of a recorded backup are.
+    pub fn of_record(record: &ProviderRecord) -> Result<Self, SnapshotError> {
+        let missing = |what: &str| {
+            let message = format!("the backup's record does not tell the {what} of its snapshots");
+            SnapshotError::new(SnapshotErrorKind::Settings, message)
+        };
+        Ok(match record {
+            ProviderRecord::Aws { region, .. } => Self::Aws { region: region.clone() },
+            ProviderRecord::Azure { subscription_id, resource_group } => Self::Azure {
+                subscription_id: subscription_id.clone().ok_or_else(|| missing("subscription"))?,
+                resource_group: resource_group.clone().ok_or_else(|| missing("resource group"))?,
+            },
+            ProviderRecord::Google { project } => Self::Google {
+                project: project.clone().ok_or_else(|| missing("project"))?,
+                zone: None,
+            },
+        })
+    }
 }
 
 /// Connecting within a region takes milliseconds; this leaves room for one lost SYN or two.

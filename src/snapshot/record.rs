@@ -103,19 +103,7 @@ impl SnapshotRecord {
 
 impl SnapshotsInfo {
     pub fn to_json(&self) -> Value {
-        let (provider, provider_info) = match &self.provider {
-            ProviderRecord::Aws { account_id, region } => {
-                ("aws", json!({"account_id": account_id, "region": region}))
-            }
-            ProviderRecord::Azure { subscription_id, resource_group } => {
-                let info = json!({
-                    "subscription_id": subscription_id,
-                    "resource_group": resource_group,
-                });
-                ("azure", info)
-            }
-            ProviderRecord::Google { project } => ("gcp", json!({"project": project})),
-        };
+        let (provider, provider_info) = provider_to_json(&self.provider);
         let snapshots: Vec<Value> = self
             .snapshots
             .iter()
@@ -128,22 +116,7 @@ impl SnapshotsInfo {
     }
 
     pub fn parse(value: &Value) -> Result<Self, SnapshotsInfoError> {
-        let info = &value["provider_info"];
-        let provider = match value["provider"].as_str() {
-            Some("aws") => ProviderRecord::Aws {
-                account_id: text(&info["account_id"]),
-                region: text(&info["region"]),
-            },
-            Some("azure") => ProviderRecord::Azure {
-                subscription_id: text(&info["subscription_id"]),
-                resource_group: text(&info["resource_group"]),
-            },
-            Some("gcp") => ProviderRecord::Google { project: text(&info["project"]) },
-            other => {
-                let other = other.unwrap_or_default();
-                return Err(SnapshotsInfoError(format!("has the unknown provider \"{other}\"")));
-            }
-        };
+        let provider = provider_from_json(value)?;
         let empty = Vec::new();
         let listed = value["snapshots"].as_array().unwrap_or(&empty);
         let snapshots = listed
@@ -157,6 +130,43 @@ impl SnapshotsInfo {
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { provider, snapshots })
+    }
+}
+
+/// The values of `provider` and `provider_info`.
+pub fn provider_to_json(provider: &ProviderRecord) -> (&'static str, Value) {
+    match provider {
+        ProviderRecord::Aws { account_id, region } => {
+            ("aws", json!({"account_id": account_id, "region": region}))
+        }
+        ProviderRecord::Azure { subscription_id, resource_group } => {
+            let info = json!({
+                "subscription_id": subscription_id,
+                "resource_group": resource_group,
+            });
+            ("azure", info)
+        }
+        ProviderRecord::Google { project } => ("gcp", json!({"project": project})),
+    }
+}
+
+/// Reads `provider` and `provider_info`.
+pub fn provider_from_json(value: &Value) -> Result<ProviderRecord, SnapshotsInfoError> {
+    let info = &value["provider_info"];
+    match value["provider"].as_str() {
+        Some("aws") => Ok(ProviderRecord::Aws {
+            account_id: text(&info["account_id"]),
+            region: text(&info["region"]),
+        }),
+        Some("azure") => Ok(ProviderRecord::Azure {
+            subscription_id: text(&info["subscription_id"]),
+            resource_group: text(&info["resource_group"]),
+        }),
+        Some("gcp") => Ok(ProviderRecord::Google { project: text(&info["project"]) }),
+        other => {
+            let other = other.unwrap_or_default();
+            Err(SnapshotsInfoError(format!("has the unknown provider \"{other}\"")))
+        }
     }
 }
 
@@ -190,4 +200,41 @@ fn snapshot(
 
 fn text(value: &Value) -> Option<String> {
     value.as_str().map(String::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::snapshot::{ProviderRecord, SnapshotsInfo};
+    use serde_json::json;
+
+    #[test]
+    fn the_form_of_every_provider_round_trips() {
+        let mount = json!({"mount_options": "rw,noatime", "mount_point": "/srv"});
+        let aws = json!({"device_name": "/dev/sdf", "snapshot_id": "snap-1",
+            "snapshot_name": "pgdata-20261121t001847", "snapshot_lock_mode": null});
+        let azure = json!({"location": "westeurope", "lun": 3, "snapshot_name": "a"});
+        let google = json!({"device_name": "d", "snapshot_name": "a", "snapshot_project": "p"});
+        for (provider, info, snapshot) in [
+            ("aws", json!({"account_id": "1", "region": "eu-west-1"}), aws),
+            ("azure", json!({"subscription_id": "s", "resource_group": "g"}), azure),
+            ("gcp", json!({"project": "p"}), google),
+        ] {
+            let value = json!({"provider": provider, "provider_info": info,
+                "snapshots": [{"mount": mount, "provider": snapshot}]});
+            let parsed = SnapshotsInfo::parse(&value).expect(provider);
+            assert_eq!(parsed.to_json().to_string(), value.to_string());
+        }
+    }
+
+    #[test]
+    fn missing_and_unknown_inner_keys_are_read_and_unknown_providers_are_not() {
+        let value = json!({"provider": "aws", "provider_info": {"new": 1},
+            "snapshots": [{"provider": {"snapshot_id": "snap-1", "new": []}}]});
+        let parsed = SnapshotsInfo::parse(&value).expect("aws");
+        assert_eq!(parsed.provider, ProviderRecord::Aws { account_id: None, region: None });
+        assert_eq!(parsed.snapshots[0].0.identifier(), "snap-1");
+        let unnamed = json!({"provider": "aws", "snapshots": [{"provider": {}}]});
+        assert!(SnapshotsInfo::parse(&unnamed).is_err());
+        assert!(SnapshotsInfo::parse(&json!({"provider": "other"})).is_err());
+    }
 }

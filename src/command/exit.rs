@@ -10,6 +10,7 @@ use crate::hook::HookError;
 use crate::postgres::PostgresError;
 use crate::restore::RestoreError;
 use crate::retention::RetentionError;
+use crate::snapshot::SnapshotErrorKind;
 use crate::store::{StoreError, StoreErrorKind};
 use crate::wal_archive::WalArchiveError;
 use std::process::ExitCode;
@@ -149,7 +150,12 @@ pub fn of_retention(error: &RetentionError) -> Exit {
         | RetentionError::WalUnknown { .. }
         | RetentionError::Unreadable { .. }
         | RetentionError::NotDeleted { .. } => Exit::Failed,
-        RetentionError::Snapshots { .. } | RetentionError::Cancelled(_) => Exit::Other,
+        RetentionError::Snapshot { source, .. } => match source.kind {
+            SnapshotErrorKind::Locked => Exit::Failed,
+            _ => Exit::Other,
+        },
+        RetentionError::SnapshotRecord { .. } => Exit::Failed,
+        RetentionError::Cancelled(_) => Exit::Other,
     }
 }
 

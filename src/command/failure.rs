@@ -8,6 +8,7 @@ use crate::command::report::Failure;
 use crate::postgres::PostgresError;
 use crate::restore::RestoreError;
 use crate::retention::RetentionError;
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 use crate::wal_archive::WalArchiveError;
 
@@ -53,6 +54,13 @@ impl From<BackupError> for Failure {
             error => Self::of_error(exit, &error),
         };
         Self { exit, ..failure }
+    }
+}
+
+/// What keeps a cloud from being opened.
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        Self::of_error(Exit::Other, &error).hint_if_none(error.hint)
     }
 }
 

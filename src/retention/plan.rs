@@ -6,10 +6,10 @@
 //! Memory: the WAL archive is streamed; what is held is the key of each WAL file that goes, with
 //! 40 bytes beside it: 8 MB for 1 TB of WAL in segments of 16 MiB and keys of 80 bytes.
 
-use crate::catalog::{Backup, BackupId, CatalogListing, TarballName};
+use crate::catalog::{Backup, BackupId, CatalogListing, Leftover, TarballName};
 use crate::retention::needs::{Histories, WalNeeds, is_recoverable, is_running};
 use crate::retention::select::Doomed;
-use crate::retention::{RetentionError, Selection};
+use crate::retention::{RetentionError, Selection, SnapshotDeletion};
 use crate::store::{ListEntry, ObjectKey};
 use crate::wal::WalFileName;
 use jiff::Timestamp;
@@ -40,6 +40,8 @@ pub struct BackupDeletion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderDeletion {
     pub id: BackupId,
+    /// Volume snapshots that belong to it: they go first.
+    pub snapshots: SnapshotDeletion,
     /// Tarballs in their order, then everything else.
     pub objects: Vec<ObjectKey>,
     /// What makes it a backup, last of all: as long as it is there the deletion can be repeated.
@@ -139,28 +141,37 @@ fn older_stays(listing: &CatalogListing, gone: &BTreeSet<&BackupId>, doomed: &Do
     listing.backups.iter().filter(stays).any(older)
 }
 
-/// Joins the selected backups and the obsolete WAL, by step, into a plan.
+/// Joins the selected backups, their snapshots and the obsolete WAL, by step, into a plan.
 pub fn assemble(
     selection: Selection<'_>,
-    leftovers: &[crate::catalog::Leftover],
+    leftovers: Vec<(Leftover, SnapshotDeletion)>,
+    snapshots: BTreeMap<BackupId, SnapshotDeletion>,
     obsolete: BTreeMap<usize, Vec<ObjectKey>>,
 ) -> DeletePlan {
-    let mut wals = obsolete;
-    let backup = |(index, doomed): (usize, &Doomed<'_>)| {
+    let (mut wals, mut snapshots) = (obsolete, snapshots);
+    let mut backup = |(index, doomed): (usize, &Doomed<'_>)| {
         let mut wals = wals.remove(&(index + 1)).unwrap_or_default();
         wals.sort();
-        BackupDeletion { folder: folder_deletion(doomed.id(), doomed.objects()), wals }
+        let snapshots = snapshots.remove(doomed.id()).unwrap_or_default();
+        BackupDeletion { folder: folder_deletion(doomed.id(), doomed.objects(), snapshots), wals }
+    };
+    let leftover = |(left, snapshots): (Leftover, SnapshotDeletion)| {
+        folder_deletion(&left.id, &left.objects, snapshots)
     };
     DeletePlan {
-        backups: selection.doomed.iter().enumerate().map(backup).collect(),
-        leftovers: leftovers.iter().map(|left| folder_deletion(&left.id, &left.objects)).collect(),
+        backups: selection.doomed.iter().enumerate().map(&mut backup).collect(),
+        leftovers: leftovers.into_iter().map(leftover).collect(),
         absent: selection.absent,
         hindrances: selection.hindrances,
     }
 }
 
 /// The objects of a folder in the order in which they go.
-fn folder_deletion(id: &BackupId, objects: &[ListEntry]) -> FolderDeletion {
+fn folder_deletion(
+    id: &BackupId,
+    objects: &[ListEntry],
+    snapshots: SnapshotDeletion,
+) -> FolderDeletion {
     const ENTRY: [&str; 3] = ["started.json", "backup.json", "backup.info"];
     let entry_rank = |key: &ObjectKey| {
         let in_folder = key.as_str().rsplit('/').nth(1) == Some(id.as_str());
@@ -175,7 +186,7 @@ fn folder_deletion(id: &BackupId, objects: &[ListEntry]) -> FolderDeletion {
         (name.is_none(), name.map(|name| (name.target, name.number)), key.clone())
     };
     objects.sort_by_cached_key(tarball);
-    FolderDeletion { id: id.clone(), objects, entry }
+    FolderDeletion { id: id.clone(), snapshots, objects, entry }
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ mod aws_volumes;
 mod cloud;
 mod ec2;
 mod error;
+#[cfg(test)]
+pub(crate) mod memory;
 mod open;
 mod pending;
 mod record;

@@ -14,18 +14,27 @@
 mod aws;
 mod aws_answers;
 mod aws_volumes;
+mod azure;
+mod azure_manager;
+mod azure_volume;
 mod cloud;
 mod ec2;
 mod error;
+mod google;
+mod google_compute;
+mod google_volume;
 mod open;
+mod pause;
 mod record;
 mod select;
 mod volume;
 mod wait;
 mod xml;
 
+pub use azure::Azure;
 pub use cloud::{CreateRequest, Deletion, SnapshotCloud, SnapshotState, VolumeRequest};
 pub use error::{SnapshotError, SnapshotErrorKind};
+pub use google::Google;
 pub use open::{SnapshotOptions, SnapshotPlace, open};
 pub use record::{
     AwsSnapshot, AzureSnapshot, GoogleSnapshot, MountRecord, ProviderRecord, SnapshotRecord,

@@ -5,7 +5,9 @@ use crate::cloud::{
 };
 use crate::flow::RetryLimits;
 use crate::snapshot::aws::Aws;
-use crate::snapshot::{SnapshotCloud, SnapshotError, SnapshotErrorKind};
+use crate::snapshot::azure::Azure;
+use crate::snapshot::google::Google;
+use crate::snapshot::{SnapshotCloud, SnapshotError};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,14 +56,13 @@ pub fn open(
         SnapshotPlace::Aws { region } => {
             Ok(Arc::new(Aws::open(region.as_deref(), options, environment)?))
         }
-        SnapshotPlace::Azure { .. } => Err(unsupported("Azure")),
-        SnapshotPlace::Google { .. } => Err(unsupported("Google Cloud")),
+        SnapshotPlace::Azure { subscription_id, resource_group } => {
+            Ok(Arc::new(Azure::open(subscription_id, resource_group, options, environment)?))
+        }
+        SnapshotPlace::Google { project, zone } => {
+            Ok(Arc::new(Google::open(project, zone.as_deref(), options, environment)?))
+        }
     }
-}
-
-fn unsupported(cloud: &str) -> SnapshotError {
-    let message = format!("snapshots on {cloud} are not supported by this version");
-    SnapshotError::new(SnapshotErrorKind::Unsupported, message)
 }
 
 impl SnapshotOptions {

@@ -38,6 +38,8 @@ pub struct Behaviour {
     pub copy_gets: usize,
     /// Code and message with which operations end.
     pub operations_fail: Option<(String, String)>,
+    /// Whether a management lock forbids deletions.
+    pub scope_locked: bool,
 }
 
 /// Which headers of an accepted change tell where to look.
@@ -98,6 +100,7 @@ impl AzureFake {
                 hidden_gets: 0,
                 copy_gets: 0,
                 operations_fail: None,
+                scope_locked: false,
             },
             tokens: Tokens::new(),
             resources: BTreeMap::new(),
@@ -214,6 +217,16 @@ impl AzureFake {
         let snapshots = state.resources.values().map(|resource| &resource.value);
         snapshots
             .filter(|value| value["type"] == "Microsoft.Compute/snapshots")
+            .filter_map(|value| value["name"].as_str().map(str::to_string))
+            .collect()
+    }
+
+    /// Names of all disks.
+    pub fn disks(&self) -> Vec<String> {
+        let state = lock(&self.state);
+        let disks = state.resources.values().map(|resource| &resource.value);
+        disks
+            .filter(|value| value["type"] == "Microsoft.Compute/disks")
             .filter_map(|value| value["name"].as_str().map(str::to_string))
             .collect()
     }

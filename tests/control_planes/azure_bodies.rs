@@ -59,31 +59,22 @@ pub const DISK: Shape = Shape::Object(&[
     ),
 ]);
 
-/// Source: `VirtualMachineUpdate` in virtualMachine.json: the part that attaches disks.
-pub const MACHINE_UPDATE: Shape = Shape::Object(&[
-    optional("tags", Shape::Texts),
-    required(
-        "properties",
-        Shape::Object(&[required(
-            "storageProfile",
-            Shape::Object(&[required("dataDisks", Shape::List(&DATA_DISK))]),
-        )]),
-    ),
+/// Source: `AttachDetachDataDisksRequest` in virtualMachine.json.
+pub const DISK_CHANGES: Shape = Shape::Object(&[
+    optional("dataDisksToAttach", Shape::List(&DISK_TO_ATTACH)),
+    optional("dataDisksToDetach", Shape::List(&DISK_TO_DETACH)),
 ]);
 
-const DATA_DISK: Shape = Shape::Object(&[
-    required("lun", Shape::Integer),
-    required("createOption", Shape::Text),
-    optional("name", Shape::Text),
+const DISK_TO_ATTACH: Shape = Shape::Object(&[
+    required("diskId", Shape::Text),
+    optional("lun", Shape::Integer),
     optional("caching", Shape::Text),
-    optional("writeAcceleratorEnabled", Shape::Boolean),
     optional("deleteOption", Shape::Text),
-    optional("toBeDetached", Shape::Boolean),
-    required(
-        "managedDisk",
-        Shape::Object(&[required("id", Shape::Text), optional("storageAccountType", Shape::Text)]),
-    ),
+    optional("writeAcceleratorEnabled", Shape::Boolean),
 ]);
+
+const DISK_TO_DETACH: Shape =
+    Shape::Object(&[required("diskId", Shape::Text), optional("detachOption", Shape::Text)]);
 
 /// Parses and checks the body.
 pub fn read(request: &Request, shape: &Shape) -> Result<Value, Answer> {

@@ -3,9 +3,9 @@
 use crate::control_planes::azure::{
     Change, GROUP, LOCATION, Operation, Resource, SUBSCRIPTION, State, Tracking, error,
 };
-use crate::control_planes::azure_bodies::{DISK, MACHINE_UPDATE, SNAPSHOT, read};
-use crate::control_planes::azure_tokens;
+use crate::control_planes::azure_bodies::{DISK, SNAPSHOT, read};
 use crate::control_planes::tokens::Verdict;
+use crate::control_planes::{azure_disks, azure_tokens};
 use crate::gcs_fake::http::{Answer, Request, decoded, iso_date};
 use serde_json::{Value, json};
 use std::time::SystemTime;
@@ -88,6 +88,21 @@ pub fn answer(state: &mut State, request: &Request, origin: &str) -> Answer {
             }
             resource(state, request, kind, name, origin)
         }
+        [
+            _,
+            _,
+            "resourceGroups",
+            GROUP,
+            "providers",
+            "Microsoft.Compute",
+            "virtualMachines",
+            name,
+            "attachDetachDataDisks",
+        ] => match wrong_version(request, "virtualMachines") {
+            Some(refused) => refused,
+            None if request.method == "POST" => azure_disks::change(state, request, name, origin),
+            None => error(405, "MethodNotAllowed", "The action is a POST."),
+        },
         _ => error(404, "InvalidResourceType", "The resource type could not be found."),
     }
 }
@@ -140,7 +155,6 @@ fn resource(state: &mut State, request: &Request, kind: &str, name: &str, origin
         ("PUT", "snapshots") => create(state, request, kind, name, origin),
         ("PUT", "disks") => create(state, request, kind, name, origin),
         ("DELETE", "snapshots" | "disks") => delete(state, &key, origin),
-        ("PATCH", "virtualMachines") => attach(state, request, &key, name, origin),
         _ => error(405, "MethodNotAllowed", "The requested resource does not support this method."),
     }
 }
@@ -149,7 +163,7 @@ fn request_key(request: &Request) -> String {
     decoded(&request.path).to_lowercase()
 }
 
-fn not_found(kind: &str, name: &str) -> Answer {
+pub fn not_found(kind: &str, name: &str) -> Answer {
     let text = format!(
         "The Resource 'Microsoft.Compute/{kind}/{name}' under resource group '{GROUP}' was not found. For more details please go to https://aka.ms/ARMResourceNotFoundFix"
     );
@@ -236,44 +250,26 @@ fn delete(state: &mut State, key: &str, origin: &str) -> Answer {
     if resource.operation.is_some() {
         return busy(resource.value["name"].as_str().unwrap_or_default());
     }
+    if let Some(machine) = resource.value["managedBy"].as_str() {
+        let text = format!("Disk {key} is attached to VM {machine}.");
+        return error(409, "OperationNotAllowed", &text);
+    }
+    if state.behaviour.scope_locked {
+        let text = format!(
+            "The scope '{key}' cannot perform delete operation because following scope(s) are locked: '{key}'. Please remove the lock and try again."
+        );
+        return error(409, "ScopeLocked", &text);
+    }
     accept(state, key, Change::Delete, origin)
 }
 
-fn busy(name: &str) -> Answer {
+pub fn busy(name: &str) -> Answer {
     let text = format!("Another operation on '{name}' is in progress. Wait for it to finish.");
     error(409, "AnotherOperationInProgress", &text)
 }
 
-fn attach(state: &mut State, request: &Request, key: &str, name: &str, origin: &str) -> Answer {
-    let body = match read(request, &MACHINE_UPDATE) {
-        Ok(body) => body,
-        Err(refused) => return refused,
-    };
-    if !state.resources.contains_key(key) {
-        return not_found("virtualMachines", name);
-    }
-    let mut disks = body["properties"]["storageProfile"]["dataDisks"].clone();
-    let mut luns = Vec::new();
-    for disk in disks.as_array_mut().into_iter().flatten() {
-        let id = disk["managedDisk"]["id"].as_str().unwrap_or_default().to_string();
-        if disk["createOption"] != "Attach" || !state.resources.contains_key(&id.to_lowercase()) {
-            return error(404, "NotFound", &format!("Disk {id} is not found."));
-        }
-        let lun = disk["lun"].clone();
-        if luns.contains(&lun) {
-            let text = format!("A disk with the Lun '{lun}' is already attached to the VM.");
-            return error(400, "InvalidParameter", &text);
-        }
-        luns.push(lun);
-        disk["name"] = json!(id.rsplit('/').next());
-    }
-    let machine = state.resources.get_mut(key).expect("looked up above");
-    machine.value["properties"]["storageProfile"]["dataDisks"] = disks;
-    accept(state, key, Change::Write, origin)
-}
-
 /// Begins an operation and answers 202.
-fn accept(state: &mut State, key: &str, change: Change, origin: &str) -> Answer {
+pub fn accept(state: &mut State, key: &str, change: Change, origin: &str) -> Answer {
     let id = format!("{:08x}-5f3c-4a7e-9a10-3a4ad1f8a6e7", state.next_number);
     state.next_number += 1;
     let operation = Operation {
@@ -354,7 +350,7 @@ fn monitored(state: &State, operation: &Operation, id: &str, origin: &str) -> An
     }
 }
 
-fn tick_resource(state: &mut State, key: &str) {
+pub fn tick_resource(state: &mut State, key: &str) {
     let operation = state.resources.get(key).and_then(|resource| resource.operation.clone());
     if let Some(id) = operation {
         tick(state, &id);

@@ -3,6 +3,7 @@
 use crate::control_planes::azure::{CLIENT, CLIENT_SECRET, State, TENANT};
 use crate::gcs_fake::http::{Answer, Request, query};
 use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `None` when the path is none of a token service.
 pub fn answer(state: &mut State, request: &Request) -> Option<Answer> {
@@ -30,10 +31,12 @@ fn metadata(state: &mut State, request: &Request) -> Answer {
         return refused(400, "invalid_request", "Required query variable 'resource' is missing");
     };
     let lifetime = state.tokens.lifetime.as_secs();
+    let epoch = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let body = json!({
         "access_token": state.tokens.issue(resource),
         "refresh_token": "",
         "expires_in": lifetime.to_string(),
+        "expires_on": (epoch + lifetime).to_string(),
         "resource": resource,
         "token_type": "Bearer",
     });

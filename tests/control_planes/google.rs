@@ -186,9 +186,18 @@ impl GoogleFake {
 
     /// Names of all snapshots, whatever their state.
     pub fn snapshots(&self) -> Vec<String> {
+        self.names("/snapshots/")
+    }
+
+    /// Names of all disks.
+    pub fn disks(&self) -> Vec<String> {
+        self.names("/disks/")
+    }
+
+    fn names(&self, kind: &str) -> Vec<String> {
         let state = lock(&self.state);
-        let snapshots = state.resources.iter().filter(|(key, _)| key.contains("/snapshots/"));
-        snapshots.filter_map(|(key, _)| key.rsplit('/').next().map(str::to_string)).collect()
+        let paths = state.resources.keys().filter(|path| path.contains(kind));
+        paths.filter_map(|path| path.rsplit('/').next().map(str::to_string)).collect()
     }
 
     /// A snapshot as GET shows it.

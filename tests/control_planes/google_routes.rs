@@ -6,6 +6,7 @@ use crate::control_planes::google::{
 use crate::control_planes::google_bodies::{
     ATTACHED_DISK, DISK, SNAPSHOT, check_name, check_request_id, read,
 };
+use crate::control_planes::shape::Shape;
 use crate::control_planes::tokens::Verdict;
 use crate::gcs_fake::http::{Answer, Request, decoded, iso_date};
 use serde_json::{Value, json};
@@ -37,12 +38,10 @@ pub fn answer(state: &mut State, request: &Request, origin: &str) -> Answer {
     }
     let zone = ["zones", ZONE];
     match (request.method.as_str(), &words[2..]) {
-        ("GET", ["global", "operations", _]) => look_at(state, path, request, origin),
-        ("GET", ["zones", ZONE, "operations", _]) => look_at(state, path, request, origin),
-        ("POST", [.., "operations", id, "wait"]) => {
-            let path = path.trim_end_matches("/wait");
-            let _ = id;
-            look_at(state, path, request, origin)
+        ("GET", ["global", "operations", _]) => look_at(state, path, request),
+        ("GET", ["zones", ZONE, "operations", _]) => look_at(state, path, request),
+        ("POST", [.., "operations", _, "wait"]) => {
+            look_at(state, path.trim_end_matches("/wait"), request)
         }
         ("GET", ["global", "snapshots", _] | ["regions", _, "disks", _]) => show(state, path),
         ("GET", [first, second, "instances" | "disks", _]) if [*first, *second] == zone => {
@@ -52,6 +51,9 @@ pub fn answer(state: &mut State, request: &Request, origin: &str) -> Answer {
         ("POST", ["zones", ZONE, "disks"]) => insert(state, request, path, &DISK, origin),
         ("POST", ["zones", ZONE, "instances", _, "attachDisk"]) => {
             attach(state, request, path.trim_end_matches("/attachDisk"), origin)
+        }
+        ("POST", ["zones", ZONE, "instances", _, "detachDisk"]) => {
+            detach(state, request, path.trim_end_matches("/detachDisk"), origin)
         }
         ("DELETE", ["global", "snapshots", _] | ["zones", ZONE, "disks", _]) => {
             delete(state, request, path, origin)
@@ -97,7 +99,7 @@ fn insert(
     state: &mut State,
     request: &Request,
     collection: &str,
-    shape: &crate::control_planes::shape::Shape,
+    shape: &Shape,
     origin: &str,
 ) -> Answer {
     if let Some(answer) = repeated(state, request) {
@@ -145,6 +147,10 @@ fn delete(state: &mut State, request: &Request, path: &str, origin: &str) -> Ans
         return answer;
     }
     tick_resource(state, path);
+    if in_use(state, path) {
+        let text = format!("The disk resource '{path}' is already being used");
+        return error(400, "resourceInUseByAnotherResource", &text);
+    }
     let Some(resource) = state.resources.get_mut(path) else { return not_found(path) };
     if resource.operation.is_some() {
         let text = format!("The resource '{path}' is not ready");
@@ -168,6 +174,13 @@ fn attach(state: &mut State, request: &Request, machine: &str, origin: &str) -> 
     }
     let Some(resource) = state.resources.get_mut(machine) else { return not_found(machine) };
     let Some(disks) = resource.value["disks"].as_array_mut() else { return not_found(machine) };
+    if disks
+        .iter()
+        .any(|disk| disk["source"].as_str().and_then(path_of).as_deref() == Some(&source))
+    {
+        let text = format!("The disk resource '{source}' is already being used by '{machine}'");
+        return error(400, "resourceInUseByAnotherResource", &text);
+    }
     let index = disks.len();
     disks.push(json!({
         "kind": "compute#attachedDisk",
@@ -181,6 +194,24 @@ fn attach(state: &mut State, request: &Request, machine: &str, origin: &str) -> 
     begin(state, request, machine, Change::Update, origin)
 }
 
+fn detach(state: &mut State, request: &Request, machine: &str, origin: &str) -> Answer {
+    if let Some(answer) = repeated(state, request) {
+        return answer;
+    }
+    let Some(device) = request.parameter("deviceName") else {
+        return error(400, "required", "Required parameter: deviceName");
+    };
+    let Some(resource) = state.resources.get_mut(machine) else { return not_found(machine) };
+    let Some(disks) = resource.value["disks"].as_array_mut() else { return not_found(machine) };
+    let before = disks.len();
+    disks.retain(|disk| disk["deviceName"] != device);
+    if disks.len() == before {
+        let text = format!("No attached disk found with device name '{device}'");
+        return error(400, "invalid", &text);
+    }
+    begin(state, request, machine, Change::Update, origin)
+}
+
 /// The operation that a repeated `requestId` began; also refuses malformed ids.
 fn repeated(state: &State, request: &Request) -> Option<Answer> {
     let id = request.parameter("requestId")?;
@@ -189,6 +220,14 @@ fn repeated(state: &State, request: &Request) -> Option<Answer> {
     }
     let operation = state.operations.get(state.request_ids.get(id)?)?;
     Some(ok(&shown(operation)))
+}
+
+fn in_use(state: &State, disk: &str) -> bool {
+    let machines =
+        state.resources.values().filter_map(|resource| resource.value["disks"].as_array());
+    machines
+        .flatten()
+        .any(|attached| attached["source"].as_str().and_then(path_of).as_deref() == Some(disk))
 }
 
 /// A full or partial URL of a resource → its path.
@@ -252,7 +291,7 @@ fn begin(
     answer
 }
 
-fn look_at(state: &mut State, path: &str, request: &Request, _origin: &str) -> Answer {
+fn look_at(state: &mut State, path: &str, request: &Request) -> Answer {
     let Some(operation) = state.operations.get_mut(path) else { return not_found(path) };
     if operation.hidden_gets > 0 {
         operation.hidden_gets -= 1;

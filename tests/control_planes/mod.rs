@@ -2,7 +2,7 @@
 //! Manager and Google Compute Engine, each with the token service of its virtual machines.
 //!
 //! ```text
-//! azure    AzureFake: machines, disks, snapshots ── azure_routes, azure_bodies
+//! azure    AzureFake: machines, disks, snapshots ── azure_routes, azure_disks, azure_bodies
 //! google   GoogleFake: the same ─────────────────── google_routes, google_bodies
 //! tokens   who may call: tokens that were given out, for this audience, not expired
 //! shape    what a JSON body may and must hold
@@ -18,6 +18,7 @@
 
 pub mod azure;
 mod azure_bodies;
+mod azure_disks;
 mod azure_routes;
 mod azure_tokens;
 pub mod google;

@@ -16,6 +16,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub const PROJECT: &str = "postgres-project";
+/// Whom the metadata server's tokens are for, and what the API takes.
+pub const AUDIENCE: &str = "https://www.googleapis.com/auth/cloud-platform";
 pub const ZONE: &str = "europe-west1-b";
 
 /// How the server behaves; a test changes what it is about.
@@ -121,6 +123,11 @@ impl GoogleFake {
         let mut requests = self.server.requests();
         requests.retain(|request| request.contains(" /compute/v1/"));
         requests
+    }
+
+    /// A token as the metadata server gives it.
+    pub fn token(&self) -> String {
+        lock(&self.state).tokens.issue(AUDIENCE)
     }
 
     pub fn token_lifetime(&self, lifetime: Duration) {

@@ -1,7 +1,7 @@
 //! What Compute Engine and the metadata server answer.
 
 use crate::control_planes::google::{
-    Change, Operation, PROJECT, Resource, State, ZONE, error, link, zone_path,
+    AUDIENCE, Change, Operation, PROJECT, Resource, State, ZONE, error, link, zone_path,
 };
 use crate::control_planes::google_bodies::{
     ATTACHED_DISK, DISK, SNAPSHOT, check_name, check_request_id, read,
@@ -11,9 +11,6 @@ use crate::control_planes::tokens::Verdict;
 use crate::gcs_fake::http::{Answer, Request, decoded, iso_date};
 use serde_json::{Value, json};
 use std::time::SystemTime;
-
-/// Whom the metadata server's tokens are for, and what the API takes.
-const AUDIENCE: &str = "https://www.googleapis.com/auth/cloud-platform";
 
 const METADATA: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
 

@@ -20,6 +20,8 @@ mod restore_fixtures;
 mod restore_killed;
 mod retention;
 mod round_trip;
+mod snapshot_azure;
+mod snapshot_google;
 mod store_conformance;
 mod store_faults;
 mod store_features;

@@ -4,7 +4,7 @@
 //! Environment ─┬─ aws     region, endpoint, credentials        ┐
 //!              ├─ azure   connection string, SAS, key, chain   ├─ store
 //!              ├─ google  default credentials, emulator        ┘
-//!              ├─ ec2     region, endpoint, signature          ── snapshot, by ApiClient
+//!              ├─ ec2, resource_manager, compute_engine        ── snapshot, by ApiClient
 //!              └─ Transport   TLS roots, proxies, time limits ──── Trace (what was answered)
 //! ```
 //!
@@ -17,12 +17,15 @@ mod aws_profile;
 mod azure;
 mod azure_chain;
 mod azure_connection;
+mod azure_token;
+mod compute_engine;
 mod ec2;
 mod endpoint;
 mod environment;
 mod google;
 mod metered;
 mod provider;
+mod resource_manager;
 mod trace;
 mod transport;
 
@@ -30,10 +33,13 @@ pub use api::{ApiAnswer, ApiClient, ApiError, ApiRequest, Repeat, Sign, TokenSou
 pub use aws::{AwsIdentity, AwsSettings};
 pub use azure::{AzureCredentialKind, AzureCredentialProvider, AzureIdentity, AzureSettings};
 pub use azure_connection::{ConnectionString, ConnectionStringError};
+pub use azure_token::AzureTokens;
+pub use compute_engine::{ComputeEngineSettings, GoogleTokens};
 pub use ec2::{Ec2Settings, Ec2Signer};
 pub use endpoint::{CloudError, PlainHttp, check_endpoint};
 pub use environment::Environment;
 pub use google::{GoogleCredentialProvider, GoogleIdentity, GoogleSettings};
 pub use provider::{CloudProvider, UnknownProvider};
+pub use resource_manager::ResourceManagerSettings;
 pub use trace::{Answer, Trace};
 pub use transport::{Proxies, Rewrite, Role, Transport, TransportOptions};

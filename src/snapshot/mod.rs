@@ -14,12 +14,19 @@
 mod aws;
 mod aws_answers;
 mod aws_volumes;
+mod azure;
+mod azure_manager;
+mod azure_volume;
 mod cloud;
 mod ec2;
 mod error;
+mod google;
+mod google_compute;
+mod google_volume;
 #[cfg(test)]
 pub(crate) mod memory;
 mod open;
+mod pause;
 mod pending;
 mod record;
 mod select;
@@ -27,8 +34,10 @@ mod volume;
 mod wait;
 mod xml;
 
+pub use azure::Azure;
 pub use cloud::{CreateRequest, Deletion, SnapshotCloud, SnapshotState, VolumeRequest};
 pub use error::{SnapshotError, SnapshotErrorKind};
+pub use google::Google;
 pub use open::{Clouds, CloudsOfEnvironment, SnapshotOptions, SnapshotPlace, open};
 pub use pending::{PendingDisk, PendingSnapshots, snapshot_name};
 pub use record::{

@@ -5,6 +5,8 @@ use crate::cloud::{
 };
 use crate::flow::RetryLimits;
 use crate::snapshot::aws::Aws;
+use crate::snapshot::azure::Azure;
+use crate::snapshot::google::Google;
 use crate::snapshot::{ProviderRecord, SnapshotCloud, SnapshotError, SnapshotErrorKind};
 use std::fmt;
 use std::path::PathBuf;
@@ -94,14 +96,13 @@ pub fn open(
         SnapshotPlace::Aws { region } => {
             Ok(Arc::new(Aws::open(region.as_deref(), options, environment)?))
         }
-        SnapshotPlace::Azure { .. } => Err(unsupported("Azure")),
-        SnapshotPlace::Google { .. } => Err(unsupported("Google Cloud")),
+        SnapshotPlace::Azure { subscription_id, resource_group } => {
+            Ok(Arc::new(Azure::open(subscription_id, resource_group, options, environment)?))
+        }
+        SnapshotPlace::Google { project, zone } => {
+            Ok(Arc::new(Google::open(project, zone.as_deref(), options, environment)?))
+        }
     }
-}
-
-fn unsupported(cloud: &str) -> SnapshotError {
-    let message = format!("snapshots on {cloud} are not supported by this version");
-    SnapshotError::new(SnapshotErrorKind::Unsupported, message)
 }
 
 impl SnapshotOptions {

@@ -5,6 +5,9 @@
 //! (in CI it fails).
 
 mod cli;
+#[path = "../control_planes/mod.rs"]
+#[allow(dead_code, reason = "tests of one cloud use their part")]
+mod control_planes;
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;
@@ -17,6 +20,8 @@ mod restore_fixtures;
 mod restore_killed;
 mod retention;
 mod round_trip;
+mod snapshot_azure;
+mod snapshot_google;
 mod store_conformance;
 mod store_faults;
 mod store_features;

@@ -6,6 +6,7 @@
 //! cluster    PostgreSQL that is created, loaded, destroyed, recovered
 //! peers      the kinds of stores, opened by the library itself
 //! outside    what `scripts/test` has prepared: Barman, emulators
+//! snapshots  a snapshot backup without PostgreSQL
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
 
@@ -19,5 +20,6 @@ pub mod outside;
 pub mod peers;
 pub mod process;
 pub mod scratch;
+pub mod snapshots;
 pub mod stores;
 pub mod wait;

@@ -244,6 +244,9 @@ pub fn of_restore(error: &RestoreError) -> Exit {
         RestoreError::EmptyArchive { .. }
         | RestoreError::CurrentTimeline
         | RestoreError::Snapshot { .. }
+        | RestoreError::Recovery { .. }
+        | RestoreError::Snapshots(_)
+        | RestoreError::Mount { .. }
         | RestoreError::SizeMismatch { .. }
         | RestoreError::MissingObject { .. }
         | RestoreError::Corrupt { .. }

@@ -110,11 +110,6 @@ impl SnapshotArgs {
         if lock.is_some() && provider != CloudProvider::AwsS3 {
             return Err(refused("only AWS can lock snapshots"));
         }
-        if !(backup.tags.tags.is_empty() && backup.tags.tag.is_empty())
-            && provider != CloudProvider::AwsS3
-        {
-            warn!("tags are written to objects only: snapshots of this cloud get none");
-        }
         let options = SnapshotBackupOptions {
             instance,
             disks: self.snapshot_disk.clone(),

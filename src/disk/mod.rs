@@ -16,7 +16,7 @@ pub use accounts::Accounts;
 pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};
 pub use extract::{Attributes, ExtractRoot, Extractor, Owner, apply, is_root};
-pub use mounting::mount_device;
+pub use mounting::{mount_device, unmount};
 pub use mounts::{Machine, Mount};
 pub use space::{Space, space};
 pub use spool::{Spool, SpoolWriter, Spooled};

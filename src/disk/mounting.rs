@@ -1,6 +1,6 @@
 //! Mounting a device as another machine had it mounted, without an external program.
 
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, UnmountFlags, mount};
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -32,6 +32,11 @@ pub fn mount_device(device: &Path, point: &Path, options: &str) -> io::Result<()
         }
     }
     Err(failure)
+}
+
+/// Unmounts what was mounted at `point`.
+pub fn unmount(point: &Path) -> io::Result<()> {
+    Ok(rustix::mount::unmount(point, UnmountFlags::empty())?)
 }
 
 /// The candidates for what is on the device: by its magic number, else all that need a device.

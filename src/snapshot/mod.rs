@@ -38,7 +38,7 @@ pub use azure::Azure;
 pub use cloud::{CreateRequest, Deletion, SnapshotCloud, SnapshotState, VolumeRequest};
 pub use error::{SnapshotError, SnapshotErrorKind};
 pub use google::Google;
-pub use open::{Clouds, CloudsOfEnvironment, SnapshotOptions, SnapshotPlace, open};
+pub use open::{Clouds, CloudsOfEnvironment, RecoveryPlace, SnapshotOptions, SnapshotPlace, open};
 pub use pending::{PendingDisk, PendingSnapshots, snapshot_name};
 pub use record::{
     AwsSnapshot, AzureSnapshot, GoogleSnapshot, MountRecord, ProviderRecord, SnapshotRecord,

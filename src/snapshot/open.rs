@@ -62,7 +62,56 @@ impl Clouds for CloudsOfEnvironment {
     }
 }
 
+/// Where a recovery instance is, as far as the user said; each cloud takes what is its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryPlace {
+    pub aws_region: Option<String>,
+    pub azure_resource_group: Option<String>,
+    pub gcp_zone: Option<String>,
+}
+
 impl SnapshotPlace {
+    /// Where the instance is that shall recover a recorded backup.
+    pub fn of_recovery(
+        record: &ProviderRecord,
+        place: &RecoveryPlace,
+    ) -> Result<Self, SnapshotError> {
+        let missing = |option: &str| {
+            let message = format!("recovery of this backup needs option {option}");
+            SnapshotError::new(SnapshotErrorKind::Settings, message)
+        };
+        Ok(match Self::of_record(record)? {
+            Self::Aws { region } => Self::Aws { region: place.aws_region.clone().or(region) },
+            Self::Azure { subscription_id, .. } => Self::Azure {
+                subscription_id,
+                resource_group: place
+                    .azure_resource_group
+                    .clone()
+                    .ok_or_else(|| missing("--azure-resource-group"))?,
+            },
+            Self::Google { project, .. } => Self::Google {
+                project,
+                zone: Some(place.gcp_zone.clone().ok_or_else(|| missing("--gcp-zone"))?),
+            },
+        })
+    }
+
+    /// Whether snapshots recorded in one place can become volumes in this one.
+    pub fn can_use_snapshots_of(&self, recorded: &Self) -> bool {
+        match (self, recorded) {
+            (Self::Aws { region }, Self::Aws { region: of_snapshots }) => {
+                of_snapshots.is_none() || region == of_snapshots
+            }
+            (
+                Self::Azure { resource_group, .. },
+                Self::Azure { resource_group: of_snapshots, .. },
+            ) => resource_group == of_snapshots,
+            // Snapshots of a project are for all of its zones.
+            (Self::Google { .. }, Self::Google { .. }) => true,
+            _ => false,
+        }
+    }
+
     /// Where the snapshots of a recorded backup are.
     pub fn of_record(record: &ProviderRecord) -> Result<Self, SnapshotError> {
         let missing = |what: &str| {

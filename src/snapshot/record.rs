@@ -79,6 +79,15 @@ impl SnapshotRecord {
         }
     }
 
+    /// The name for people; the identifier where there is none.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Aws(aws) => aws.snapshot_name.as_deref().unwrap_or(&aws.snapshot_id),
+            Self::Azure(azure) => &azure.snapshot_name,
+            Self::Google(google) => &google.snapshot_name,
+        }
+    }
+
     fn to_json(&self) -> Value {
         match self {
             Self::Aws(aws) => json!({

@@ -20,7 +20,7 @@ use crate::snapshot::{
 use async_trait::async_trait;
 use futures::future::{join_all, try_join_all};
 use http::{Method, StatusCode};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,7 +46,7 @@ enum Known {
 
 /// How long deletions are waited for.
 pub(crate) const DELETE_PATIENCE: Patience =
-    Patience { timeout: Duration::from_secs(900), pause_max: Duration::from_secs(5) };
+    Patience { timeout: Duration::from_secs(900), pause_max: Duration::from_secs(2) };
 
 /// How long a snapshot that was asked for may stay invisible before it counts as absent.
 const LATE_PATIENCE: Patience =
@@ -106,11 +106,7 @@ impl Azure {
         attached_volume(attached, &disk)
     }
 
-    async fn create_one(
-        &self,
-        planned: &PlannedSnapshot,
-        request: &CreateRequest<'_>,
-    ) -> Result<SnapshotRecord, SnapshotError> {
+    async fn create_one(&self, planned: &PlannedSnapshot) -> Result<SnapshotRecord, SnapshotError> {
         let name = planned.name.as_str();
         let action = format!("create snapshot \"{name}\" of disk \"{}\"", planned.disk);
         let failed = |error: ApiError| refused_name(&error, &action, name);
@@ -121,7 +117,7 @@ impl Azure {
             let message = format!("could not {action}: a snapshot of this name is there already");
             return Err(SnapshotError::new(SnapshotErrorKind::Call, message));
         }
-        let mut body = json!({
+        let body = json!({
             "location": planned.volume.location,
             "properties": {
                 "incremental": true,
@@ -131,10 +127,6 @@ impl Azure {
                 },
             },
         });
-        let tags = tags(request.tags, name);
-        if !tags.is_empty() {
-            body["tags"] = tags.into();
-        }
         // Noted first: a request whose answer is lost may have been heard.
         self.known().insert(name.to_string(), Known::Asked(None));
         match self.manager.begin(Method::PUT, &id, Some(&body)).await {
@@ -224,7 +216,7 @@ impl SnapshotCloud for Azure {
         &self,
         request: &CreateRequest<'_>,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        let all = request.planned.iter().map(|planned| self.create_one(planned, request));
+        let all = request.planned.iter().map(|planned| self.create_one(planned));
         // Every request is answered before the first failure is told.
         join_all(all).await.into_iter().collect()
     }
@@ -407,24 +399,10 @@ fn refused_name(error: &ApiError, action: &str, name: &str) -> SnapshotError {
     }
 }
 
-/// Tags as Azure takes them. What cannot be one is left out with a warning, rather than losing
-/// the backup over it. Source: "Use tags to organize your Azure resources", limitations.
-fn tags(tags: &[(String, String)], snapshot: &str) -> Map<String, Value> {
-    let mut kept = Map::new();
-    for (key, value) in tags {
-        if key.contains(['<', '>', '%', '&', '\\', '?', '/']) {
-            tracing::warn!(snapshot, tag = key, "Azure does not take this tag, it is left out");
-        } else {
-            kept.insert(key.clone(), value.clone().into());
-        }
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
     use crate::snapshot::SnapshotState;
-    use crate::snapshot::azure::{attached_volume, state_of, tags};
+    use crate::snapshot::azure::{attached_volume, state_of};
     use serde_json::json;
 
     #[test]
@@ -452,12 +430,5 @@ mod tests {
         let volume = attached_volume(&attached, &json!({})).expect("a volume");
         assert_eq!(volume.names, ["data", "/x/disks/data"]);
         assert_eq!(volume.clues.paths[0].to_string_lossy(), "/dev/disk/azure/scsi1/lun3");
-    }
-
-    #[test]
-    fn tags_that_azure_refuses_are_left_out() {
-        let given = [("team", "a/b"), ("a/b", "c")];
-        let given = given.map(|(key, value)| (key.to_string(), value.to_string()));
-        assert_eq!(tags(&given, "s").keys().collect::<Vec<_>>(), ["team"]);
     }
 }

@@ -19,7 +19,7 @@ use crate::snapshot::{
 };
 use async_trait::async_trait;
 use futures::future::{join_all, try_join_all};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,7 +38,7 @@ pub struct Google {
 
 /// How long deletions are waited for.
 pub(crate) const DELETE_PATIENCE: Patience =
-    Patience { timeout: Duration::from_secs(900), pause_max: Duration::from_secs(5) };
+    Patience { timeout: Duration::from_secs(900), pause_max: Duration::from_secs(2) };
 
 /// How long a snapshot that was asked for may stay invisible before it counts as absent.
 const LATE_PATIENCE: Patience =
@@ -100,15 +100,13 @@ impl Google {
     ) -> Result<SnapshotRecord, SnapshotError> {
         let name = planned.name.as_str();
         let action = format!("create snapshot \"{name}\" of disk \"{}\"", planned.disk);
-        let mut body = json!({
+        // No labels: they need a permission of their own, and the command says that tags are
+        // for objects here.
+        let body = json!({
             "name": name,
             "sourceDisk": planned.volume.id,
             "description": request.marker,
         });
-        let labels = labels(request.tags, name);
-        if !labels.is_empty() {
-            body["labels"] = labels.into();
-        }
         let path = format!("projects/{}/global/snapshots", self.project);
         // Noted first: a request whose answer is lost may have been heard.
         self.begun().insert(name.to_string(), None);
@@ -356,35 +354,9 @@ fn refused_name(error: &ApiError, action: &str, name: &str) -> SnapshotError {
     told
 }
 
-/// Tags as labels. What cannot be one is left out with a warning, rather than losing the backup
-/// over it. Source: "Labels", requirements for keys and values.
-fn labels(tags: &[(String, String)], snapshot: &str) -> Map<String, Value> {
-    let legal = |text: &str| {
-        let body = |c: char| c.is_lowercase() || c.is_numeric() || c == '_' || c == '-';
-        text.chars().count() <= 63 && text.chars().all(body)
-    };
-    let mut labels = Map::new();
-    for (key, value) in tags {
-        if legal(key) && legal(value) && key.starts_with(char::is_lowercase) {
-            labels.insert(key.clone(), value.clone().into());
-        } else {
-            tracing::warn!(snapshot, tag = key, "the tag cannot be a label and is left out");
-        }
-    }
-    labels
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::snapshot::google::{labels, same_disk};
-
-    #[test]
-    fn tags_that_cannot_be_labels_are_left_out() {
-        let tags = [("team", "db"), ("Team", "db"), ("env", "Prod"), ("1st", "x")];
-        let tags = tags.map(|(key, value)| (key.to_string(), value.to_string()));
-        let kept = labels(&tags, "s");
-        assert_eq!(kept.keys().collect::<Vec<_>>(), ["team"]);
-    }
+    use crate::snapshot::google::same_disk;
 
     #[test]
     fn a_disk_is_the_same_whether_its_project_is_named_or_numbered() {

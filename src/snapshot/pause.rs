@@ -36,7 +36,7 @@ impl Pauses {
         let pause = asked.map_or(self.next, |asked| asked.clamp(PAUSE_FIRST, RETRY_AFTER_MAX));
         // The last look is at the deadline, not a pause before it.
         let pause = pause.min(self.patience.timeout.saturating_sub(waited));
-        self.next = (self.next * 2).min(self.patience.pause_max);
+        self.next = (self.next * 3 / 2).min(self.patience.pause_max);
         let Some(cancel) = &self.cancel else {
             tokio::time::sleep(pause).await;
             return Ok(());

@@ -7,7 +7,7 @@
 //! command                                       args → options; report; exit code
 //! backup  restore  wal_archive  retention       verbs
 //! catalog                                       what lies where in the bucket
-//! postgres  disk  store  hook                   the world
+//! postgres  disk  store  snapshot  hook         the world
 //! cloud                                         identity, endpoint, TLS
 //! tarball  codec  flow                          bytes → bytes; how much at once
 //! wal  pgdata  monitor                          values
@@ -29,6 +29,7 @@ pub mod catalog;
 pub mod disk;
 pub mod hook;
 pub mod postgres;
+pub mod snapshot;
 pub mod store;
 
 // Identity, endpoint, TLS, request policy.

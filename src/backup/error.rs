@@ -4,6 +4,7 @@ use crate::backup::ship::ShipError;
 use crate::catalog::CatalogError;
 use crate::pgdata::ControlFileError;
 use crate::postgres::PostgresError;
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 use std::io;
 use std::path::Path;
@@ -39,6 +40,18 @@ pub enum BackupError {
     /// The backup spans a promotion: its files belong to two timelines.
     #[error("the server changed from timeline {begin} to {end} during the backup")]
     TimelineChanged { begin: u32, end: u32 },
+    /// The instance or a disk is not what the options say; nothing was touched.
+    #[error(transparent)]
+    SnapshotRefused(SnapshotError),
+    #[error("disk \"{disk}\" is not mounted (its device is \"{device}\")")]
+    NotMounted { disk: String, device: String },
+    /// A part of the cluster lies elsewhere.
+    #[error("directory \"{path}\" is on mount \"{point}\", of which no snapshot would be taken")]
+    Uncovered { path: String, point: String },
+    #[error("disks were mounted or unmounted while the backup began")]
+    MountsChanged,
+    #[error(transparent)]
+    Snapshot(SnapshotError),
     #[error("the backup was cancelled")]
     Cancelled,
 }

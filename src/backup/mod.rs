@@ -15,11 +15,13 @@ mod error;
 mod hooked;
 mod last;
 mod manifest;
+mod mounted;
 mod plan;
 mod prepare;
 mod produce;
 mod record;
 mod ship;
+mod snapshot;
 mod source;
 mod survey;
 mod tally;
@@ -32,6 +34,7 @@ pub use error::BackupError;
 pub(crate) use error::disk_error;
 pub use hooked::{LocalBackup, upload_local};
 pub use prepare::{BackupOptions, PageChecksums, WalConfirmation};
+pub use snapshot::{SnapshotBackupOptions, SnapshotBackupSummary, backup_snapshots};
 
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
 use crate::backup::last::{label_file, read_control_file, read_external, write_last};
@@ -50,7 +53,7 @@ use crate::disk::Accounts;
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Monitor, Phase};
 use crate::pgdata::{ControlFile, WalRange};
-use crate::postgres::{ArchiveWait, ServerFacts, Session, StartedBackup, StoppedBackup};
+use crate::postgres::{ServerFacts, Session, StartedBackup, StoppedBackup};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -109,6 +112,7 @@ pub async fn backup(
         started: options.now,
         host: options.host.clone(),
         process: std::process::id(),
+        snapshots: None,
     };
     let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
     tracing::info!(backup_id = %id, "backup begins");
@@ -236,11 +240,7 @@ impl Run<'_> {
         files.insert(0, read_control_file(&pgdata, &production.accounts)?);
         self.monitor.phase(Phase::StoppingBackup);
         let restore_point = format!("barman_{}", self.id);
-        // Where we look into the archive ourselves, PostgreSQL need not: it looks once a second.
-        let wait = match self.options.wal {
-            WalConfirmation::WaitUpTo(_) => ArchiveWait::Caller,
-            WalConfirmation::Leave => ArchiveWait::Server,
-        };
+        let wait = self.options.wal.who_waits();
         let stopped = started.stop(&restore_point, wait, &self.cancel).await;
         let stopped = stopped.map_err(BackupError::Postgres)?;
         prepare::check_timeline(self.info.timeline, stopped.timeline)?;

@@ -12,7 +12,7 @@ use crate::codec::{BLOCK_BYTES, Compression, TarballCodec};
 use crate::flow::{Buffers, Cancel, Limits, Pace, WorkerPool};
 use crate::monitor::{Metric, Monitor};
 use crate::pgdata::{ControlFile, FileFilter, ManifestVersion, PAGE_BYTES};
-use crate::postgres::{Checkpoint, ServerFacts, TablespaceLocation};
+use crate::postgres::{ArchiveWait, Checkpoint, ServerFacts, TablespaceLocation};
 use crate::store::{Courier, ObjectKey, PutOptions};
 use crate::wal::{Lsn, TimelineId};
 use futures::TryStreamExt;
@@ -58,6 +58,16 @@ pub enum WalConfirmation {
     WaitUpTo(Duration),
     /// For archives that another tool keeps somewhere else.
     Leave,
+}
+
+impl WalConfirmation {
+    /// Where we look into the archive ourselves, PostgreSQL need not: it looks once a second.
+    pub fn who_waits(self) -> ArchiveWait {
+        match self {
+            Self::WaitUpTo(_) => ArchiveWait::Caller,
+            Self::Leave => ArchiveWait::Server,
+        }
+    }
 }
 
 /// What can be seen from here: the data directory must be on this machine, readable, and the

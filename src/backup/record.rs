@@ -131,18 +131,12 @@ pub fn done(
 /// The record of a backup that was not: no end, no tarballs.
 pub fn failed(
     id: BackupId,
-    mut info: BackupInfo,
+    info: BackupInfo,
     options: &BackupOptions,
     reason: String,
     noticed: Noticings,
 ) -> BackupRecord {
-    info.status = Some(BackupStatus::Failed);
-    info.error = Some(reason);
-    info.backup_label = None;
-    info.end_time = None;
-    info.end_xlog = None;
-    info.end_offset = None;
-    info.end_wal = None;
+    let info = without_end(info, reason);
     BackupRecord {
         id,
         tool: TOOL.into(),
@@ -154,6 +148,53 @@ pub fn failed(
         damaged_files: noticed.damaged,
         warnings: noticed.notes,
         other: Map::new(),
+    }
+}
+
+/// The record of a backup by snapshots that was taken.
+pub fn done_snapshot(
+    id: BackupId,
+    mut info: BackupInfo,
+    copy: Duration,
+    total: Duration,
+) -> BackupRecord {
+    info.copy_stats = Some(json!({
+        "copy_time": seconds(copy.as_secs_f64()),
+        "total_time": seconds(total.as_secs_f64()),
+    }));
+    without_tarballs(id, info)
+}
+
+/// The record of a backup by snapshots that was not taken: it has none.
+pub fn failed_snapshot(id: BackupId, info: BackupInfo, reason: String) -> BackupRecord {
+    without_tarballs(id, without_end(info, reason))
+}
+
+fn without_tarballs(id: BackupId, info: BackupInfo) -> BackupRecord {
+    BackupRecord {
+        id,
+        tool: TOOL.into(),
+        method: BackupMethod::Snapshot,
+        info,
+        compression: None,
+        tarballs: Vec::new(),
+        statistics: None,
+        damaged_files: Vec::new(),
+        warnings: Vec::new(),
+        other: Map::new(),
+    }
+}
+
+fn without_end(info: BackupInfo, reason: String) -> BackupInfo {
+    BackupInfo {
+        status: Some(BackupStatus::Failed),
+        error: Some(reason),
+        backup_label: None,
+        end_time: None,
+        end_xlog: None,
+        end_offset: None,
+        end_wal: None,
+        ..info
     }
 }
 

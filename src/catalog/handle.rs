@@ -281,6 +281,13 @@ impl Catalog {
         Ok(matches!(found, Err(TarballError::Missing { .. })))
     }
 
+    /// What a run claimed before it began; `None` when there is no claim, or none of ours.
+    pub async fn claim_of(&self, id: &BackupId) -> Result<Option<StartedRecord>, CatalogError> {
+        let key = self.layout.backup_object(id, STARTED_JSON);
+        let content = self.store.get(&key).await?;
+        Ok(content.and_then(|content| side_json::parse_started(&content).ok()))
+    }
+
     /// One of ours that runs: `started.json` is its only trace.
     async fn read_started(
         &self,
@@ -334,10 +341,13 @@ fn parse_info(content: &Bytes) -> Result<BackupInfo, String> {
 
 /// What can be told of a backup before PostgreSQL was asked anything.
 fn info_of_started(started: &StartedRecord) -> BackupInfo {
+    // The key under which `show` prints, and which consumers look for. Backups of snapshots have
+    // the server's own name there.
+    let snapshots = started.snapshots.as_ref();
+    let server_name = snapshots.and_then(|snapshots| snapshots["server_name"].as_str());
     BackupInfo {
         backup_name: started.name.clone(),
-        // The key under which `show` prints, and which consumers look for.
-        server_name: Some("cloud".into()),
+        server_name: Some(server_name.unwrap_or("cloud").into()),
         status: Some(BackupStatus::Started),
         ..BackupInfo::default()
     }

@@ -172,6 +172,7 @@ mod tests {
             started: at,
             host: "db1".into(),
             process,
+            snapshots: None,
         }
     }
 

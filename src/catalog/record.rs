@@ -90,7 +90,7 @@ pub struct DamagedFile {
 }
 
 /// The claim of a backup id by a run that has begun: what `started.json` holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StartedRecord {
     pub tool: String,
     pub name: Option<String>,
@@ -99,6 +99,8 @@ pub struct StartedRecord {
     /// With the process id, tells this run from any other that starts in the same instant.
     pub host: String,
     pub process: u32,
+    /// The snapshots that the run is going to create, in the form of the `snapshot` room.
+    pub snapshots: Option<Value>,
 }
 
 /// Which cluster a WAL archive belongs to: what `archive.json` holds.

@@ -112,7 +112,7 @@ fn aws_endpoint(environment: &Environment, region: &str) -> Result<Url, CloudErr
 }
 
 impl AwsIdentity {
-    fn resolve(
+    pub(crate) fn resolve(
         environment: &Environment,
         asked: Option<&str>,
         profile: Option<&str>,

@@ -66,7 +66,7 @@ impl GoogleSettings {
 }
 
 /// Source: Google Cloud, "How Application Default Credentials works".
-fn find_identity(
+pub(crate) fn find_identity(
     environment: &Environment,
 ) -> Result<(GoogleIdentity, Option<String>), CloudError> {
     if let Some(path) = environment.get("GOOGLE_APPLICATION_CREDENTIALS") {
@@ -106,8 +106,18 @@ fn read_file(path: &Path) -> Result<(GoogleIdentity, Option<String>), CloudError
 }
 
 impl GoogleIdentity {
-    /// Makes the provider; no token is asked for yet.
+    /// Makes the provider for Cloud Storage; no token is asked for yet.
     pub fn provider(&self, transport: &Transport) -> Result<GoogleCredentialProvider, CloudError> {
+        self.provider_for(transport, READ_WRITE_SCOPE)
+    }
+
+    /// The same for another service. Only federated identities ask for `scope` itself; the
+    /// others ask for all of Google Cloud.
+    pub(crate) fn provider_for(
+        &self,
+        transport: &Transport,
+        scope: &'static str,
+    ) -> Result<GoogleCredentialProvider, CloudError> {
         let builder = GoogleCloudStorageBuilder::new()
             .with_bucket_name("identity")
             .with_retry(identity_retries())
@@ -117,7 +127,9 @@ impl GoogleIdentity {
                 let credential = GcpCredential { bearer: "anonymous".into() };
                 return Ok(Arc::new(StaticCredentialProvider::new(credential)));
             }
-            Self::Federated => return Ok(Arc::new(Federated { source: OnceCell::new() })),
+            Self::Federated => {
+                return Ok(Arc::new(Federated { scope, source: OnceCell::new() }));
+            }
             Self::File(path) => builder.with_application_credentials(path.to_string_lossy()),
             Self::MetadataServer => builder,
         };
@@ -132,6 +144,7 @@ impl GoogleIdentity {
 /// `google-cloud-auth` behind `object_store`'s trait; it caches and renews by itself.
 #[derive(Debug)]
 struct Federated {
+    scope: &'static str,
     source: OnceCell<AccessTokenCredentials>,
 }
 
@@ -145,7 +158,7 @@ impl CredentialProvider for Federated {
                 .source
                 .get_or_try_init(|| async {
                     Builder::default()
-                        .with_scopes([READ_WRITE_SCOPE])
+                        .with_scopes([self.scope])
                         .build_access_token_credentials()
                         .map_err(|error| error.to_string())
                 })

@@ -4,31 +4,42 @@
 //! Environment ─┬─ aws     region, endpoint, credentials        ┐
 //!              ├─ azure   connection string, SAS, key, chain   ├─ store
 //!              ├─ google  default credentials, emulator        ┘
+//!              ├─ ec2, resource_manager, compute_engine        ── snapshot, by ApiClient
 //!              └─ Transport   TLS roots, proxies, time limits ──── Trace (what was answered)
 //! ```
 //!
 //! Nothing here costs time before the first request: no name is looked up, no metadata server
 //! asked, no certificate read until a request needs it.
 
+mod api;
 mod aws;
 mod aws_profile;
 mod azure;
 mod azure_chain;
 mod azure_connection;
+mod azure_token;
+mod compute_engine;
+mod ec2;
 mod endpoint;
 mod environment;
 mod google;
 mod metered;
 mod provider;
+mod resource_manager;
 mod trace;
 mod transport;
 
+pub use api::{ApiAnswer, ApiClient, ApiError, ApiRequest, Repeat, Sign, TokenSource};
 pub use aws::{AwsIdentity, AwsSettings};
 pub use azure::{AzureCredentialKind, AzureCredentialProvider, AzureIdentity, AzureSettings};
 pub use azure_connection::{ConnectionString, ConnectionStringError};
+pub use azure_token::AzureTokens;
+pub use compute_engine::{ComputeEngineSettings, GoogleTokens};
+pub use ec2::{Ec2Settings, Ec2Signer};
 pub use endpoint::{CloudError, PlainHttp, check_endpoint};
 pub use environment::Environment;
 pub use google::{GoogleCredentialProvider, GoogleIdentity, GoogleSettings};
 pub use provider::{CloudProvider, UnknownProvider};
+pub use resource_manager::ResourceManagerSettings;
 pub use trace::{Answer, Trace};
 pub use transport::{Proxies, Rewrite, Role, Transport, TransportOptions};

@@ -416,10 +416,13 @@ fn xml_element(text: &str, name: &str) -> Option<String> {
     (!found.is_empty()).then(|| found.lines().next().unwrap_or(found).to_string())
 }
 
-/// Google's JSON: `{"error": {"message": …, "errors": [{"reason": …}]}}`.
+/// Google's JSON: `{"error": {"message": …, "errors": [{"reason": …}]}}`; Azure's has a text
+/// `code` in place of `errors`.
 fn json_reason(text: &str) -> Option<String> {
     let value: serde_json::Value = serde_json::from_str(text).ok()?;
-    Some(value["error"]["errors"][0]["reason"].as_str()?.to_string())
+    let error = &value["error"];
+    let code = error["errors"][0]["reason"].as_str().or_else(|| error["code"].as_str())?;
+    Some(code.to_string())
 }
 
 fn json_message(text: &str) -> Option<String> {

@@ -10,17 +10,19 @@ use crate::command::args::{CloudArgs, EncryptionArgs, OwnArgs, TagArgs, TalkArgs
 use crate::command::environment::Environment;
 use crate::command::exit::{self, Exit};
 use crate::command::launch::Context;
-use crate::command::one_of::OneOf;
 use crate::command::perform::{limits, now, perform, test};
 use crate::command::place::Place;
 use crate::command::report::Failure;
 use crate::command::runtime::Threads;
+use crate::command::snapshots::{SnapshotArgs, SnapshotRequest};
 use crate::command::terminal::{Progress, TerminalMonitor};
 use crate::command::usage::BEYOND_BARMAN;
 use crate::command::value::{self, BackupName, ByteSize, Tag};
+use crate::disk::Machine;
 use crate::flow::Limits;
 use crate::hook::{self, BackupHook};
 use crate::postgres::{Checkpoint, ConnectOptions, ConnectTarget, Session};
+use crate::snapshot::Clouds;
 use clap::{ArgGroup, Args, Parser};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
@@ -107,59 +109,6 @@ pub struct PostgresArgs {
     pub dbname: String,
 }
 
-/// How a snapshot is locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LockMode {
-    Governance,
-    Compliance,
-}
-
-const LOCK_MODES: &[(&str, LockMode)] =
-    &[("governance", LockMode::Governance), ("compliance", LockMode::Compliance)];
-
-/// Options of snapshot backups.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Snapshots (not supported by this version)")]
-pub struct SnapshotArgs {
-    /// The instance whose disks hold the cluster
-    #[arg(long, value_name = "NAME")]
-    pub snapshot_instance: Option<String>,
-    /// A disk to take a snapshot of; may be repeated
-    #[arg(long, value_name = "NAME")]
-    pub snapshot_disk: Vec<String>,
-    /// The Google Cloud project [deprecated: --snapshot-gcp-project]
-    #[arg(long, alias = "snapshot-gcp-project", value_name = "NAME")]
-    pub gcp_project: Option<String>,
-    /// The Google Cloud zone [deprecated: --snapshot-zone]
-    #[arg(long, alias = "snapshot-zone", value_name = "NAME")]
-    pub gcp_zone: Option<String>,
-    /// The Azure subscription
-    #[arg(long, value_name = "ID")]
-    pub azure_subscription_id: Option<String>,
-    /// The Azure resource group
-    #[arg(long, value_name = "NAME")]
-    pub azure_resource_group: Option<String>,
-    /// The AWS region of the instance
-    #[arg(long, value_name = "NAME")]
-    pub aws_region: Option<String>,
-    /// How long to wait for AWS snapshots
-    #[arg(long, value_name = "SECONDS", value_parser = value::positive, default_value = "3600")]
-    pub aws_await_snapshots_timeout: u32,
-    /// How AWS snapshots are locked
-    #[arg(long, value_name = "MODE", ignore_case = true, value_parser = OneOf(LOCK_MODES))]
-    pub aws_snapshot_lock_mode: Option<LockMode>,
-    /// For how long AWS snapshots are locked
-    #[arg(long, value_name = "DAYS", value_parser = value::lock_duration,
-          conflicts_with = "aws_snapshot_lock_expiration_date")]
-    pub aws_snapshot_lock_duration: Option<u32>,
-    /// Until when AWS snapshots are locked
-    #[arg(long, value_name = "TIME", value_parser = value::lock_expiration)]
-    pub aws_snapshot_lock_expiration_date: Option<Timestamp>,
-    /// How long a compliance lock can still be changed
-    #[arg(long, value_name = "HOURS", value_parser = value::lock_cool_off_period)]
-    pub aws_snapshot_lock_cool_off_period: Option<u32>,
-}
-
 /// What Barman's command does not have.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = BEYOND_BARMAN)]
@@ -197,19 +146,21 @@ struct Resolved {
     options: BackupOptions,
     limits: Limits,
     progress: Progress,
+    snapshots: Option<SnapshotRequest>,
 }
 
 pub fn run(args: BackupArgs, context: &Context) -> Result<Exit, Failure> {
-    refuse_snapshots(&args.snapshot)?;
     let local = local_backup(&args, &context.environment)?;
     let only_test = args.talk.test;
     let resolved = resolve(args, now())?;
     if only_test {
         return test(&resolved.place);
     }
-    match local {
-        Some(local) => upload(&local, &resolved, context),
-        None => take(&resolved, context),
+    match (local, &resolved.snapshots) {
+        (Some(_), Some(_)) => Err(Failure::new(Exit::Other, "a hook script cannot take snapshots")),
+        (Some(local), None) => upload(&local, &resolved, context),
+        (None, Some(snapshots)) => take_snapshots(snapshots, &resolved, context),
+        (None, None) => take(&resolved, context),
     }
     .map_err(|failure| match failure.exit {
         // Barman handles Ctrl-C in this command alone: the backup has failed.
@@ -218,11 +169,38 @@ pub fn run(args: BackupArgs, context: &Context) -> Result<Exit, Failure> {
     })
 }
 
+fn connection(resolved: &Resolved, context: &Context) -> Result<ConnectOptions, Failure> {
+    let variable = |name: &str| context.environment.get(name)?.to_str().map(String::from);
+    Ok(ConnectOptions::resolve(&resolved.target, APPLICATION_NAME, &variable)?)
+}
+
+fn take_snapshots(
+    snapshots: &SnapshotRequest,
+    resolved: &Resolved,
+    context: &Context,
+) -> Result<Exit, Failure> {
+    let Resolved { options, limits, .. } = resolved;
+    let catalog = resolved.place.catalog()?;
+    let cloud = resolved.place.clouds().open(&snapshots.place)?;
+    let connect = connection(resolved, context)?;
+    let monitor = Arc::new(TerminalMonitor::new(&context.voice, resolved.progress));
+    let machine = Machine::this();
+    let summary = perform(Threads::PerCore, async |cancel| {
+        let session = Session::connect(&connect, &cancel).await?;
+        let (cloud, snapshots) = (cloud.as_ref(), &snapshots.options);
+        let taken = backup::backup_snapshots(
+            session, &catalog, cloud, &machine, options, snapshots, limits, monitor, &cancel,
+        );
+        Ok(taken.await?)
+    })?;
+    info!(backup_id = %summary.id, snapshots = summary.snapshots, "backup completed");
+    Ok(Exit::Success)
+}
+
 fn take(resolved: &Resolved, context: &Context) -> Result<Exit, Failure> {
     let Resolved { options, limits, .. } = resolved;
     let catalog = resolved.place.catalog()?;
-    let variable = |name: &str| context.environment.get(name)?.to_str().map(String::from);
-    let connect = ConnectOptions::resolve(&resolved.target, APPLICATION_NAME, &variable)?;
+    let connect = connection(resolved, context)?;
     let monitor = Arc::new(TerminalMonitor::new(&context.voice, resolved.progress));
     let summary = perform(Threads::PerCore, async |cancel| {
         let session = Session::connect(&connect, &cancel).await?;
@@ -260,6 +238,7 @@ fn resolve(args: BackupArgs, now: Timestamp) -> Result<Resolved, Failure> {
     let place = Place::resolve(&args.destination_url, &args.server_name, &args.cloud, &args.own)?
         .encrypted(args.encryption.clone())?;
     let compression = compression_of(&args);
+    let snapshots = args.snapshot.resolve(&args, compression, now)?;
     let mut limits = limits(args.jobs, args.beyond.max_memory);
     limits.bandwidth_max = args.max_bandwidth.map(ByteSize::bytes);
     let options = BackupOptions {
@@ -290,7 +269,7 @@ fn resolve(args: BackupArgs, now: Timestamp) -> Result<Resolved, Failure> {
     let PostgresArgs { host, port, user, dbname } = args.postgres;
     let target = ConnectTarget { dbname, host, port, user };
     let progress = Progress::unless(args.beyond.no_progress);
-    Ok(Resolved { place, target, options, limits, progress })
+    Ok(Resolved { place, target, options, limits, progress, snapshots })
 }
 
 fn compression_of(args: &BackupArgs) -> Option<Compression> {
@@ -339,41 +318,6 @@ fn capped(size: ByteSize) -> u64 {
         );
     }
     size.bytes().min(TARBALL_BYTES_MAX)
-}
-
-/// Asking for snapshots must not end in a backup of files.
-fn refuse_snapshots(args: &SnapshotArgs) -> Result<(), Failure> {
-    if args.snapshot_instance.is_some() || !args.snapshot_disk.is_empty() {
-        let message = "snapshot backups are not supported by this version";
-        return Err(Failure::new(Exit::Other, message)
-            .hint("Leave out --snapshot-instance and --snapshot-disk to back up the files."));
-    }
-    for option in args.without_effect() {
-        warn!("option {option} has no effect without --snapshot-instance and --snapshot-disk");
-    }
-    Ok(())
-}
-
-impl SnapshotArgs {
-    /// The options that were given although they only say how snapshots are taken.
-    fn without_effect(&self) -> impl Iterator<Item = &'static str> {
-        let expires = self.aws_snapshot_lock_expiration_date.is_some();
-        let cools_off = self.aws_snapshot_lock_cool_off_period.is_some();
-        [
-            ("--gcp-project", self.gcp_project.is_some()),
-            ("--gcp-zone", self.gcp_zone.is_some()),
-            ("--azure-subscription-id", self.azure_subscription_id.is_some()),
-            ("--azure-resource-group", self.azure_resource_group.is_some()),
-            ("--aws-region", self.aws_region.is_some()),
-            ("--aws-await-snapshots-timeout", self.aws_await_snapshots_timeout != 3600),
-            ("--aws-snapshot-lock-mode", self.aws_snapshot_lock_mode.is_some()),
-            ("--aws-snapshot-lock-duration", self.aws_snapshot_lock_duration.is_some()),
-            ("--aws-snapshot-lock-expiration-date", expires),
-            ("--aws-snapshot-lock-cool-off-period", cools_off),
-        ]
-        .into_iter()
-        .filter_map(|(option, given)| given.then_some(option))
-    }
 }
 
 /// The backup that a Barman server hands over, if this is its hook script.

@@ -15,6 +15,7 @@ use crate::flow::Cancel;
 use crate::retention::{
     self, DeleteOptions, DeleteSummary, DeleteTarget, LockCheck, RetentionPolicy,
 };
+use crate::snapshot::Clouds;
 use clap::{ArgGroup, Parser};
 use std::num::NonZeroUsize;
 use tracing::{info, warn};
@@ -72,13 +73,14 @@ pub fn run(args: BackupDeleteArgs, _: &Context) -> Result<Exit, Failure> {
     if args.check_object_lock && args.cloud.cloud_provider != CloudProvider::AwsS3 {
         warn!("option --check-object-lock has no effect on {}", args.cloud.cloud_provider);
     }
-    let catalog = place.catalog()?;
-    perform(Threads::One, async |cancel| delete(&catalog, &target, &args, &cancel).await)
+    let (catalog, clouds) = (place.catalog()?, place.clouds());
+    perform(Threads::One, async |cancel| delete(&catalog, &clouds, &target, &args, &cancel).await)
 }
 
 /// Plans, then prints or carries out that plan.
 async fn delete(
     catalog: &Catalog,
+    clouds: &dyn Clouds,
     target: &DeleteTarget,
     args: &BackupDeleteArgs,
     cancel: &Cancel,
@@ -99,8 +101,9 @@ async fn delete(
         plan.into_result()?;
         return Ok(Exit::Success);
     }
-    let DeleteSummary { backups, objects, wals } = retention::apply(catalog, plan, cancel).await?;
-    info!(backups = backups.len(), objects, wals, "deletion completed");
+    let summary = retention::apply(catalog, clouds, plan, cancel).await?;
+    let DeleteSummary { backups, objects, wals, snapshots } = summary;
+    info!(backups = backups.len(), objects, wals, snapshots, "deletion completed");
     Ok(Exit::Success)
 }
 

@@ -10,6 +10,7 @@ use crate::hook::HookError;
 use crate::postgres::PostgresError;
 use crate::restore::RestoreError;
 use crate::retention::RetentionError;
+use crate::snapshot::SnapshotErrorKind;
 use crate::store::{StoreError, StoreErrorKind};
 use crate::wal_archive::WalArchiveError;
 use std::process::ExitCode;
@@ -121,6 +122,9 @@ pub fn of_postgres(error: &PostgresError) -> Exit {
 pub fn of_backup(error: &BackupError) -> Exit {
     match error {
         BackupError::Postgres(error) => of_postgres(error),
+        BackupError::SnapshotRefused(_)
+        | BackupError::NotMounted { .. }
+        | BackupError::Uncovered { .. } => Exit::Other,
         BackupError::Catalog(_)
         | BackupError::Store(_)
         | BackupError::Refused { .. }
@@ -130,6 +134,8 @@ pub fn of_backup(error: &BackupError) -> Exit {
         | BackupError::Upload { .. }
         | BackupError::WalMissing { .. }
         | BackupError::TimelineChanged { .. }
+        | BackupError::MountsChanged
+        | BackupError::Snapshot(_)
         | BackupError::Cancelled => Exit::Failed,
     }
 }
@@ -145,7 +151,12 @@ pub fn of_retention(error: &RetentionError) -> Exit {
         | RetentionError::WalUnknown { .. }
         | RetentionError::Unreadable { .. }
         | RetentionError::NotDeleted { .. } => Exit::Failed,
-        RetentionError::Snapshots { .. } | RetentionError::Cancelled(_) => Exit::Other,
+        RetentionError::Snapshot { source, .. } => match source.kind {
+            SnapshotErrorKind::Locked => Exit::Failed,
+            _ => Exit::Other,
+        },
+        RetentionError::SnapshotRecord { .. } => Exit::Failed,
+        RetentionError::Cancelled(_) => Exit::Other,
     }
 }
 
@@ -234,6 +245,9 @@ pub fn of_restore(error: &RestoreError) -> Exit {
         RestoreError::EmptyArchive { .. }
         | RestoreError::CurrentTimeline
         | RestoreError::Snapshot { .. }
+        | RestoreError::Recovery { .. }
+        | RestoreError::Snapshots(_)
+        | RestoreError::Mount { .. }
         | RestoreError::SizeMismatch { .. }
         | RestoreError::MissingObject { .. }
         | RestoreError::Corrupt { .. }

@@ -8,6 +8,7 @@ use crate::command::report::Failure;
 use crate::postgres::PostgresError;
 use crate::restore::RestoreError;
 use crate::retention::RetentionError;
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 use crate::wal_archive::WalArchiveError;
 
@@ -38,6 +39,14 @@ impl From<BackupError> for Failure {
         let failure = match error {
             BackupError::Postgres(error) => Self::from(error),
             BackupError::Catalog(error) => Self::from(error),
+            BackupError::Snapshot(error) | BackupError::SnapshotRefused(error) => {
+                Self::of_error(exit, &error).hint_if_none(error.hint)
+            }
+            BackupError::NotMounted { .. } => Self::of_error(exit, &error)
+                .hint("The file system must lie directly on the disk, without partitions or LVM."),
+            BackupError::Uncovered { .. } => {
+                Self::of_error(exit, &error).hint("Name its disk too, with --snapshot-disk.")
+            }
             BackupError::Refused { hint, .. } => {
                 let message = Self::of_error(exit, &error);
                 message.hint_if_none(Some(hint.into()))
@@ -45,6 +54,13 @@ impl From<BackupError> for Failure {
             error => Self::of_error(exit, &error),
         };
         Self { exit, ..failure }
+    }
+}
+
+/// What keeps a cloud from being opened.
+impl From<SnapshotError> for Failure {
+    fn from(error: SnapshotError) -> Self {
+        Self::of_error(Exit::Other, &error).hint_if_none(error.hint)
     }
 }
 

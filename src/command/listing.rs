@@ -170,6 +170,7 @@ mod tests {
             started: now(),
             host: "db1".into(),
             process: 1,
+            snapshots: None,
         };
         let id = catalog.claim(&started).await.expect("claims");
         let (console, json) = listed(&catalog).await;

@@ -36,6 +36,7 @@ mod report;
 mod restore;
 mod runtime;
 mod showing;
+mod snapshots;
 mod terminal;
 mod usage;
 mod value;

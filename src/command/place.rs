@@ -1,11 +1,12 @@
 //! Where a command works: a bucket, and one server's folder in it.
 
 use crate::catalog::{Catalog, Layout, ServerName};
-use crate::cloud::PlainHttp;
+use crate::cloud::{Environment, PlainHttp};
 use crate::command::args::{CloudArgs, EncryptionArgs, OwnArgs, SseArg};
 use crate::command::exit::{self, Exit};
 use crate::command::report::Failure;
 use crate::flow::RetryLimits;
+use crate::snapshot::{CloudsOfEnvironment, SnapshotOptions};
 use crate::store::{S3Encryption, Store, StoreOptions, StoreUrl};
 use std::time::Duration;
 
@@ -72,6 +73,19 @@ impl Place {
     pub fn open(&self) -> Result<Store, Failure> {
         Store::open(&self.url, &self.options)
             .map_err(|error| Failure::of_error(exit::of_store(&error), &error))
+    }
+
+    /// The clouds whose snapshots belong to this place's backups, with the same credentials.
+    pub fn clouds(&self) -> CloudsOfEnvironment {
+        let options = SnapshotOptions {
+            aws_profile: self.options.aws_profile.clone(),
+            azure_credential: self.options.azure_credential,
+            plain_http: self.options.plain_http,
+            read_timeout: self.options.read_timeout,
+            unreachable_after: self.options.unreachable_after,
+            retry: self.options.retry,
+        };
+        CloudsOfEnvironment { options, environment: Environment::of_process() }
     }
 
     /// The server's backups and WAL.

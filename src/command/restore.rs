@@ -11,17 +11,20 @@ use crate::command::runtime::Threads;
 use crate::command::terminal::{Progress, TerminalMonitor};
 use crate::command::usage::BEYOND_BARMAN;
 use crate::command::value::{self, ByteSize, TimelineTarget};
+use crate::disk::Machine;
 use crate::flow::Limits;
 use crate::monitor::Monitor;
 use crate::restore::{
-    self, RecoveryTarget, RestoreCounts, RestoreOptions, RestoreSelection, RestoreSummary,
-    TablespaceMapping, TargetPoint, TargetTimeline, Unfinished,
+    self, RecoveryTarget, RecoveryVolumes, RestoreCounts, RestoreOptions, RestoreSelection,
+    RestoreSummary, SnapshotRecovery, TablespaceMapping, TargetPoint, TargetTimeline, Unfinished,
 };
+use crate::snapshot::{Patience, RecoveryPlace};
 use clap::{Args, Parser};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tracing::{info, warn};
 
 /// The command line as typed.
@@ -66,7 +69,7 @@ pub struct RestoreArgs {
 
 /// Options for restoring snapshot backups.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Snapshots (not supported by this version)")]
+#[command(next_help_heading = "Snapshots")]
 pub struct SnapshotRecoveryArgs {
     /// The instance that the recovered disks are attached to
     #[arg(long, value_name = "NAME")]
@@ -92,6 +95,10 @@ pub struct BeyondArgs {
     /// The most memory for buffers
     #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "256MB")]
     pub max_memory: ByteSize,
+    /// Make volumes of the snapshots, attach them to the recovery instance (this machine) and
+    /// mount them as they were; needs root
+    #[arg(long)]
+    pub create_volumes: bool,
     /// Restore a backup that was never completed, at your own risk
     #[arg(long)]
     pub allow_incomplete: bool,
@@ -109,23 +116,24 @@ struct Resolved {
     selection: RestoreSelection,
     target: PathBuf,
     options: RestoreOptions,
+    recovery: SnapshotRecovery,
     limits: Limits,
     progress: Progress,
 }
 
 pub fn run(args: RestoreArgs, context: &Context) -> Result<Exit, Failure> {
-    refuse_snapshots(&args.snapshot)?;
     let only_test = args.talk.test;
     let resolved = resolve(args, now())?;
     if only_test {
         return test(&resolved.place);
     }
-    let Resolved { place, selection, target, options, limits, progress } = resolved;
+    let Resolved { place, selection, target, options, recovery, limits, progress } = resolved;
     let catalog = place.catalog()?;
     let monitor: Arc<dyn Monitor> = Arc::new(TerminalMonitor::new(&context.voice, progress));
     let summary = perform(Threads::PerCore, async |cancel| {
-        let restored =
-            restore::restore(&catalog, &selection, &target, &options, &limits, &monitor, &cancel);
+        let restored = restore::restore_or_recover(
+            &catalog, &selection, &target, &options, &recovery, &limits, &monitor, &cancel,
+        );
         Ok(restored.await?)
     })?;
     let RestoreSummary { backup_id, target, counts, .. } = summary;
@@ -137,6 +145,7 @@ pub fn run(args: RestoreArgs, context: &Context) -> Result<Exit, Failure> {
 fn resolve(args: RestoreArgs, now: Timestamp) -> Result<Resolved, Failure> {
     let place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
     let selection = selection_of(&args)?;
+    let recovery = recovery_of(&args, &place);
     let options = RestoreOptions {
         now,
         tablespaces: args.tablespace,
@@ -147,7 +156,8 @@ fn resolve(args: RestoreArgs, now: Timestamp) -> Result<Resolved, Failure> {
     };
     let limits = limits(args.beyond.jobs, args.beyond.max_memory);
     let progress = Progress::unless(args.beyond.no_progress);
-    Ok(Resolved { place, selection, target: args.recovery_dir, options, limits, progress })
+    let target = args.recovery_dir;
+    Ok(Resolved { place, selection, target, options, recovery, limits, progress })
 }
 
 fn selection_of(args: &RestoreArgs) -> Result<RestoreSelection, Failure> {
@@ -189,21 +199,30 @@ fn selection_of(args: &RestoreArgs) -> Result<RestoreSelection, Failure> {
     Ok(RestoreSelection::Auto(RecoveryTarget { timeline, point }))
 }
 
-fn refuse_snapshots(args: &SnapshotRecoveryArgs) -> Result<(), Failure> {
-    if args.snapshot_recovery_instance.is_some() {
-        let message = "snapshot backups are not supported by this version";
-        return Err(Failure::new(Exit::Other, message));
+/// What recovery from snapshots would be told; backups of files do not need it.
+fn recovery_of(args: &RestoreArgs, place: &Place) -> SnapshotRecovery {
+    let SnapshotRecoveryArgs {
+        snapshot_recovery_instance,
+        aws_region,
+        gcp_zone,
+        azure_resource_group,
+    } = args.snapshot.clone();
+    SnapshotRecovery {
+        clouds: Arc::new(place.clouds()),
+        machine: Machine::this(),
+        instance: snapshot_recovery_instance,
+        place: RecoveryPlace { aws_region, azure_resource_group, gcp_zone },
+        volumes: match args.beyond.create_volumes {
+            true => RecoveryVolumes::Create,
+            false => RecoveryVolumes::Attached,
+        },
+        patience: VOLUME_PATIENCE,
     }
-    let others = [
-        ("--aws-region", args.aws_region.is_some()),
-        ("--gcp-zone", args.gcp_zone.is_some()),
-        ("--azure-resource-group", args.azure_resource_group.is_some()),
-    ];
-    for (option, _) in others.into_iter().filter(|(_, given)| *given) {
-        warn!("option {option} has no effect without --snapshot-recovery-instance");
-    }
-    Ok(())
 }
+
+/// A volume is there within a minute; a busy region may take its time.
+const VOLUME_PATIENCE: Patience =
+    Patience { timeout: Duration::from_secs(1800), pause_max: Duration::from_secs(5) };
 
 #[cfg(test)]
 mod tests {

@@ -30,6 +30,8 @@ pub struct TerminalMonitor {
     stored: ProgressBar,
     tarballs: AtomicU64,
     tarballs_expected: AtomicU64,
+    snapshots: AtomicU64,
+    snapshots_expected: AtomicU64,
     phase: Mutex<Option<(Phase, Instant)>>,
 }
 
@@ -56,6 +58,8 @@ impl TerminalMonitor {
             stored,
             tarballs: AtomicU64::new(0),
             tarballs_expected: AtomicU64::new(0),
+            snapshots: AtomicU64::new(0),
+            snapshots_expected: AtomicU64::new(0),
             phase: Mutex::new(None),
         }
     }
@@ -67,6 +71,13 @@ impl TerminalMonitor {
             0 => format!("{done} tarballs"),
             _ => format!("{done} of {expected} tarballs"),
         });
+    }
+
+    fn show_snapshots(&self, percent: u64) {
+        let done = self.snapshots.fetch_add(percent, Ordering::Relaxed) + percent;
+        let expected = self.snapshots_expected.load(Ordering::Relaxed).max(1);
+        let message = format!("{}% of snapshots", done * 100 / expected);
+        self.stored.set_message(message);
     }
 
     fn clear(&self) {
@@ -101,6 +112,10 @@ impl Monitor for TerminalMonitor {
                 self.show_tarballs();
                 return;
             }
+            Metric::SnapshotPercent => {
+                self.snapshots_expected.store(total, Ordering::Relaxed);
+                return;
+            }
             Metric::Files => return,
         };
         bar.set_length(total);
@@ -115,6 +130,7 @@ impl Monitor for TerminalMonitor {
                 self.tarballs.fetch_add(amount, Ordering::Relaxed);
                 self.show_tarballs();
             }
+            Metric::SnapshotPercent => self.show_snapshots(amount),
             Metric::Files => {}
         }
     }
@@ -137,6 +153,9 @@ fn words(phase: Phase) -> &'static str {
     match phase {
         Phase::StartingBackup => "waiting for checkpoint",
         Phase::CopyingFiles => "copying files",
+        Phase::CreatingSnapshots => "creating snapshots",
+        Phase::WaitingForSnapshots => "waiting for snapshots",
+        Phase::CreatingVolumes => "creating volumes",
         Phase::StoppingBackup => "stopping backup",
         Phase::WaitingForWal => "waiting for WAL",
         Phase::Extracting => "extracting",

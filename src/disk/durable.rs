@@ -7,7 +7,7 @@
 //! Crash points: before the rename only the temporary file is left behind, after it the name
 //! holds the whole content. A writer that is dropped without publishing removes its file.
 
-use crate::disk::{DiskError, DiskOperation};
+use crate::disk::{Attributes, DiskError, DiskOperation, apply};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
@@ -46,6 +46,11 @@ impl DurableFile {
     }
 
     /// Names the destination in an error of writing.
+    /// Gives the file mode, owner and time before it gets its name.
+    pub fn apply(&self, attributes: &Attributes) -> io::Result<()> {
+        apply(&self.file, attributes)
+    }
+
     pub fn write_error(&self, error: io::Error) -> DiskError {
         DiskError::new(DiskOperation::Write, &self.destination, error)
     }

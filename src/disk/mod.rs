@@ -1,5 +1,5 @@
 //! The local file system: durable writes, private directories, the spool; writing below a
-//! directory, owners and modes, free space.
+//! directory, owners and modes, free space; what is mounted where.
 //!
 //! Synchronous throughout; callers on an async runtime use its blocking threads.
 
@@ -8,6 +8,8 @@ mod bulk;
 mod durable;
 mod error;
 mod extract;
+mod mounting;
+mod mounts;
 mod space;
 mod spool;
 
@@ -16,5 +18,7 @@ pub use bulk::{AlignedBuffer, BulkFile};
 pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};
 pub use extract::{Attributes, ExtractRoot, Extractor, Owner, apply, is_root};
+pub use mounting::{mount_device, unmount};
+pub use mounts::{Machine, Mount};
 pub use space::{Space, space};
 pub use spool::{Spool, SpoolLock, SpoolWriter, Spooled};

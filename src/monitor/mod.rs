@@ -14,6 +14,8 @@ pub enum Metric {
     Files,
     /// Tarballs begun and finished.
     Tarballs,
+    /// Percent of volume snapshots that are complete, a hundred for each.
+    SnapshotPercent,
 }
 
 /// A stretch of a verb's story, as shown beside its progress.
@@ -22,6 +24,12 @@ pub enum Phase {
     /// Waiting for PostgreSQL's start checkpoint.
     StartingBackup,
     CopyingFiles,
+    /// Waiting for the cloud to fix the snapshots' point in time.
+    CreatingSnapshots,
+    /// Waiting for the cloud to copy the snapshots' data; PostgreSQL is not concerned any more.
+    WaitingForSnapshots,
+    /// Making volumes of snapshots and attaching them.
+    CreatingVolumes,
     /// Waiting for PostgreSQL to stop the backup.
     StoppingBackup,
     /// Waiting until the archive holds the WAL that the backup needs.

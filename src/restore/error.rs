@@ -2,6 +2,7 @@
 
 use crate::catalog::{BackupId, BackupStatus, CatalogError, TarballError};
 use crate::flow::{Cancelled, WorkerGone};
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 use crate::tarball::TarballReadError;
 use std::io;
@@ -21,6 +22,13 @@ pub enum RestoreError {
     CurrentTimeline,
     #[error("backup \"{id}\" cannot be restored: its status is {status}")]
     NotDone { id: BackupId, status: BackupStatus },
+    /// A backup made of snapshots cannot be recovered as things are (contract §14.5).
+    #[error("cannot recover from snapshots: {reason}")]
+    Recovery { reason: String, hint: Option<String> },
+    #[error(transparent)]
+    Snapshots(#[from] SnapshotError),
+    #[error("could not mount \"{}\" at \"{}\"", device.display(), point.display())]
+    Mount { device: PathBuf, point: PathBuf, source: io::Error },
     #[error("backup \"{id}\" is made of volume snapshots, which cannot be restored from tarballs")]
     Snapshot { id: BackupId },
     /// The backup's folder does not hold what the backup is made of.
@@ -105,6 +113,8 @@ impl RestoreError {
                 Some("Make room and run the same restore again; it goes on where it was.".into())
             }
             Self::Store(error) => error.hint.clone(),
+            Self::Recovery { hint, .. } => hint.clone(),
+            Self::Snapshots(error) => error.hint.clone(),
             Self::Catalog(error) => error.hint(),
             _ => None,
         }

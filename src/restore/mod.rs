@@ -35,6 +35,7 @@ mod preflight;
 #[cfg(test)]
 mod restore_tests;
 mod select;
+mod snapshot;
 mod stage;
 mod writes;
 
@@ -45,8 +46,9 @@ pub use options::{
 };
 pub use plan::{PlannedObject, PlannedTablespace, RestorePlan};
 pub use select::{RecoveryTarget, RestoreSelection, TargetPoint, TargetTimeline};
+pub use snapshot::{RecoveryVolumes, SnapshotRecovery};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Backup, Catalog};
 use crate::disk::{self, Accounts, ExtractRoot};
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Metric, Monitor, Phase};
@@ -62,7 +64,32 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Restores the selected backup into `target`.
+/// Restores the selected backup into `target`, or recovers it from snapshots if it is made of
+/// them.
+#[expect(clippy::too_many_arguments, reason = "inputs, then options, as every verb has them")]
+pub async fn restore_or_recover(
+    catalog: &Catalog,
+    selection: &RestoreSelection,
+    target: &Path,
+    options: &RestoreOptions,
+    recovery: &SnapshotRecovery,
+    limits: &Limits,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<RestoreSummary, RestoreError> {
+    let backup = select::select(catalog, selection, options, limits).await?;
+    if snapshot::recorded_snapshots(&backup).is_some() {
+        let monitor = monitor.as_ref();
+        return snapshot::recover(catalog, &backup, target, options, recovery, monitor, cancel)
+            .await;
+    }
+    if recovery.instance.is_some() {
+        tracing::warn!("option --snapshot-recovery-instance has no effect: the backup holds files");
+    }
+    restore_backup(catalog, &backup, target, options, limits, monitor, cancel).await
+}
+
+/// Restores the selected backup, which must hold files, into `target`.
 pub async fn restore(
     catalog: &Catalog,
     selection: &RestoreSelection,
@@ -72,10 +99,22 @@ pub async fn restore(
     monitor: &Arc<dyn Monitor>,
     cancel: &Cancel,
 ) -> Result<RestoreSummary, RestoreError> {
-    let store = catalog.store();
     let backup = select::select(catalog, selection, options, limits).await?;
+    restore_backup(catalog, &backup, target, options, limits, monitor, cancel).await
+}
+
+async fn restore_backup(
+    catalog: &Catalog,
+    backup: &Backup,
+    target: &Path,
+    options: &RestoreOptions,
+    limits: &Limits,
+    monitor: &Arc<dyn Monitor>,
+    cancel: &Cancel,
+) -> Result<RestoreSummary, RestoreError> {
+    let store = catalog.store();
     let url_of = |key: &_| store.url_of(key);
-    let mut plan = plan::plan(&backup, &options.tablespaces, &url_of)?;
+    let mut plan = plan::plan(backup, &options.tablespaces, &url_of)?;
     // Links must not change their meaning with the working directory, nor the journal its.
     let target = preflight::real_path(target).map_err(RestoreError::disk(target))?;
     for tablespace in &mut plan.tablespaces {

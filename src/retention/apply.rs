@@ -1,7 +1,8 @@
 //! Carrying out a plan, backup by backup.
 //!
 //! ```text
-//! tarballs and side objects   crash behind it: the backup is listed and broken; run again
+//! volume snapshots             crash behind it: the backup is listed and broken; run again
+//! tarballs and side objects   crash behind it: the same
 //! the WAL only it needed      crash behind it: the same
 //! backup.json, backup.info    the entry goes last: as long as it is there, the next run finds
 //!                             the same work again
@@ -12,7 +13,8 @@
 
 use crate::catalog::{BackupId, Catalog};
 use crate::flow::Cancel;
-use crate::retention::{BackupDeletion, DeletePlan, FolderDeletion, RetentionError};
+use crate::retention::{BackupDeletion, DeletePlan, FolderDeletion, RetentionError, snapshots};
+use crate::snapshot::Clouds;
 use crate::store::ObjectKey;
 
 /// Keys handed to the store at a time: between two of these the command can be stopped.
@@ -25,16 +27,19 @@ pub struct DeleteSummary {
     /// Objects of backups and leftovers.
     pub objects: usize,
     pub wals: usize,
+    pub snapshots: usize,
 }
 
 /// Deletes everything in the plan. Fails behind all that can be done, with the first thing that
 /// could not.
 pub async fn apply(
     catalog: &Catalog,
+    clouds: &dyn Clouds,
     plan: DeletePlan,
     cancel: &Cancel,
 ) -> Result<DeleteSummary, RetentionError> {
-    let mut run = Run { catalog, cancel, summary: DeleteSummary::default(), wal_stays: false };
+    let summary = DeleteSummary::default();
+    let mut run = Run { catalog, clouds, cancel, summary, wal_stays: false };
     let mut failures = Vec::new();
     for backup in &plan.backups {
         match run.delete_backup(backup).await {
@@ -71,6 +76,7 @@ pub async fn apply(
 
 struct Run<'a> {
     catalog: &'a Catalog,
+    clouds: &'a dyn Clouds,
     cancel: &'a Cancel,
     summary: DeleteSummary,
     /// A backup that should be gone is not.
@@ -80,6 +86,7 @@ struct Run<'a> {
 impl Run<'_> {
     async fn delete_backup(&mut self, backup: &BackupDeletion) -> Result<(), RetentionError> {
         let folder = &backup.folder;
+        self.delete_snapshots(folder).await?;
         self.summary.objects += self.delete(&folder.id, &folder.objects).await?;
         if !self.wal_stays {
             self.summary.wals += self.delete(&folder.id, &backup.wals).await?;
@@ -88,8 +95,19 @@ impl Run<'_> {
     }
 
     async fn delete_folder(&mut self, folder: &FolderDeletion) -> Result<(), RetentionError> {
+        self.delete_snapshots(folder).await?;
         self.summary.objects += self.delete(&folder.id, &folder.objects).await?;
         self.delete_entry(folder).await
+    }
+
+    async fn delete_snapshots(&mut self, folder: &FolderDeletion) -> Result<(), RetentionError> {
+        if folder.snapshots.is_empty() {
+            return Ok(());
+        }
+        self.cancel.check()?;
+        let deleted = snapshots::delete(self.clouds, &folder.id, &folder.snapshots).await?;
+        self.summary.snapshots += deleted;
+        Ok(())
     }
 
     /// One by one: their order is what a crash leaves behind.

@@ -2,6 +2,7 @@
 
 use crate::catalog::{BackupId, CatalogError};
 use crate::flow::Cancelled;
+use crate::snapshot::SnapshotError;
 use crate::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
@@ -16,8 +17,14 @@ pub enum RetentionError {
     MinimumRedundancy { id: BackupId, done: usize, minimum: u32 },
     #[error("cannot delete backup \"{id}\": incremental backup \"{child}\" builds on it")]
     HasChild { id: BackupId, child: BackupId },
-    #[error("cannot delete backup \"{id}\": it consists of volume snapshots")]
-    Snapshots { id: BackupId },
+    #[error("cannot delete backup \"{id}\": its {reason}")]
+    SnapshotRecord { id: BackupId, reason: String },
+    #[error("cannot delete backup \"{id}\"")]
+    Snapshot {
+        id: BackupId,
+        #[source]
+        source: SnapshotError,
+    },
     #[error("cannot delete backup \"{id}\": object \"{object}\" is locked {lock}")]
     Locked { id: BackupId, object: String, lock: String },
     /// What was asked for was done, but no WAL was deleted.
@@ -46,15 +53,16 @@ impl RetentionError {
                 Some(format!("Release it with \"barman-cloud-backup-keep --release … {id}\"."))
             }
             Self::HasChild { child, .. } => Some(format!("Delete backup \"{child}\" first.")),
-            Self::Snapshots { .. } => {
-                Some("This version cannot delete snapshots; use Barman's command.".into())
-            }
+            Self::Snapshot { source, .. } => source.hint.clone(),
             Self::WalUnknown { .. } | Self::Unreadable { .. } => {
                 let text = "While it is there no WAL is deleted. Repair or delete that backup.";
                 Some(text.into())
             }
             Self::NotDeleted { first, .. } => first.hint.clone(),
-            Self::MinimumRedundancy { .. } | Self::Locked { .. } | Self::Cancelled(_) => None,
+            Self::MinimumRedundancy { .. }
+            | Self::Locked { .. }
+            | Self::SnapshotRecord { .. }
+            | Self::Cancelled(_) => None,
         }
     }
 }

@@ -15,6 +15,7 @@ mod needs;
 mod plan;
 mod policy;
 mod select;
+mod snapshots;
 mod steps;
 
 pub use apply::{DeleteSummary, apply};
@@ -22,8 +23,9 @@ pub use error::RetentionError;
 pub use plan::{BackupDeletion, DeletePlan, FolderDeletion};
 pub use policy::{RetentionPolicy, RetentionPolicyError};
 pub use select::{DeleteTarget, Selection};
+pub use snapshots::SnapshotDeletion;
 
-use crate::catalog::{BackupId, Catalog, CatalogListing, WalTop};
+use crate::catalog::{BackupId, Catalog, CatalogListing, Leftover, WalTop};
 use crate::flow::{Cancel, Limits};
 use crate::retention::plan::assemble;
 use crate::retention::select::{Unselected, by_policy, by_selector};
@@ -64,6 +66,7 @@ pub async fn plan(
         locks::spare_locked(catalog, &mut selection, limits, now).await?;
     }
     cancel.check()?;
+    let snapshots = snapshots::of_selection(catalog, &mut selection).await?;
     // Locked backups stay, so what WAL is needed can only be told behind that check.
     let top = match selection.doomed.is_empty() {
         true => WalTop::default(),
@@ -74,7 +77,27 @@ pub async fn plan(
     let obsolete = obsolete_wal(catalog, &mut steps, top, cancel).await?;
     selection.hindrances.extend(steps.unknown());
     selection.hindrances.extend(unjudged(&listing, &selection));
-    Ok(assemble(selection, &listing.leftovers, obsolete))
+    let left = leftovers(catalog, &listing, &mut selection).await?;
+    Ok(assemble(selection, left, snapshots, obsolete))
+}
+
+/// What is swept, with the snapshots that may have been left with it.
+async fn leftovers(
+    catalog: &Catalog,
+    listing: &CatalogListing,
+    selection: &mut Selection<'_>,
+) -> Result<Vec<(Leftover, SnapshotDeletion)>, RetentionError> {
+    let mut left = Vec::new();
+    for leftover in &listing.leftovers {
+        match snapshots::of_leftover(catalog, &leftover.id).await? {
+            Ok(deletion) => left.push((leftover.clone(), deletion)),
+            Err(reason) => {
+                let id = leftover.id.clone();
+                selection.hindrances.push(RetentionError::SnapshotRecord { id, reason });
+            }
+        }
+    }
+    Ok(left)
 }
 
 /// The WAL files that go, by the step that makes them obsolete. Folders from which none can go

@@ -6,9 +6,9 @@
 //! Memory: the WAL archive is streamed; what is held is the key of each WAL file that goes, with
 //! 40 bytes beside it: 8 MB for 1 TB of WAL in segments of 16 MiB and keys of 80 bytes.
 
-use crate::catalog::{BackupId, TarballName};
+use crate::catalog::{BackupId, Leftover, TarballName};
 use crate::retention::select::Doomed;
-use crate::retention::{RetentionError, Selection};
+use crate::retention::{RetentionError, Selection, SnapshotDeletion};
 use crate::store::{ListEntry, ObjectKey};
 use std::collections::BTreeMap;
 
@@ -37,6 +37,8 @@ pub struct BackupDeletion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderDeletion {
     pub id: BackupId,
+    /// Volume snapshots that belong to it: they go first.
+    pub snapshots: SnapshotDeletion,
     /// Tarballs in their order, then everything else.
     pub objects: Vec<ObjectKey>,
     /// What makes it a backup, last of all: as long as it is there the deletion can be repeated.
@@ -50,28 +52,37 @@ impl DeletePlan {
     }
 }
 
-/// Joins the selected backups and the obsolete WAL, by step, into a plan.
+/// Joins the selected backups, their snapshots and the obsolete WAL, by step, into a plan.
 pub fn assemble(
     selection: Selection<'_>,
-    leftovers: &[crate::catalog::Leftover],
+    leftovers: Vec<(Leftover, SnapshotDeletion)>,
+    snapshots: BTreeMap<BackupId, SnapshotDeletion>,
     obsolete: BTreeMap<usize, Vec<ObjectKey>>,
 ) -> DeletePlan {
-    let mut wals = obsolete;
-    let backup = |(index, doomed): (usize, &Doomed<'_>)| {
+    let (mut wals, mut snapshots) = (obsolete, snapshots);
+    let mut backup = |(index, doomed): (usize, &Doomed<'_>)| {
         let mut wals = wals.remove(&(index + 1)).unwrap_or_default();
         wals.sort();
-        BackupDeletion { folder: folder_deletion(doomed.id(), doomed.objects()), wals }
+        let snapshots = snapshots.remove(doomed.id()).unwrap_or_default();
+        BackupDeletion { folder: folder_deletion(doomed.id(), doomed.objects(), snapshots), wals }
+    };
+    let leftover = |(left, snapshots): (Leftover, SnapshotDeletion)| {
+        folder_deletion(&left.id, &left.objects, snapshots)
     };
     DeletePlan {
-        backups: selection.doomed.iter().enumerate().map(backup).collect(),
-        leftovers: leftovers.iter().map(|left| folder_deletion(&left.id, &left.objects)).collect(),
+        backups: selection.doomed.iter().enumerate().map(&mut backup).collect(),
+        leftovers: leftovers.into_iter().map(leftover).collect(),
         absent: selection.absent,
         hindrances: selection.hindrances,
     }
 }
 
 /// The objects of a folder in the order in which they go.
-fn folder_deletion(id: &BackupId, objects: &[ListEntry]) -> FolderDeletion {
+fn folder_deletion(
+    id: &BackupId,
+    objects: &[ListEntry],
+    snapshots: SnapshotDeletion,
+) -> FolderDeletion {
     const ENTRY: [&str; 3] = ["started.json", "backup.json", "backup.info"];
     let entry_rank = |key: &ObjectKey| {
         let in_folder = key.as_str().rsplit('/').nth(1) == Some(id.as_str());
@@ -86,7 +97,7 @@ fn folder_deletion(id: &BackupId, objects: &[ListEntry]) -> FolderDeletion {
         (name.is_none(), name.map(|name| (name.target, name.number)), key.clone())
     };
     objects.sort_by_cached_key(tarball);
-    FolderDeletion { id: id.clone(), objects, entry }
+    FolderDeletion { id: id.clone(), snapshots, objects, entry }
 }
 
 #[cfg(test)]

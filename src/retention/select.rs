@@ -49,10 +49,6 @@ impl<'a> Doomed<'a> {
             Self::Unreadable(unreadable) => unreadable.keep.as_ref(),
         }
     }
-
-    fn has_snapshots(&self) -> bool {
-        self.readable().is_some_and(|backup| backup.info.snapshots_info.is_some())
-    }
 }
 
 /// The backups that are to go, oldest first, and those that should but cannot.
@@ -71,7 +67,7 @@ pub enum Unselected {
     Refused(RetentionError),
 }
 
-/// Picks by policy: what is obsolete, and none of those that cannot go.
+/// Picks by policy: what is obsolete.
 pub fn by_policy(
     listing: &CatalogListing,
     policy: RetentionPolicy,
@@ -79,15 +75,8 @@ pub fn by_policy(
     now: Timestamp,
 ) -> Selection<'_> {
     let ids = policy.obsolete(&listing.done_newest_first(), minimum_redundancy, now);
-    let mut selection = Selection::default();
-    for backup in ids.iter().filter_map(|id| listing.get(id)) {
-        let doomed = Doomed::Backup(backup);
-        match snapshots(&doomed) {
-            Some(hindrance) => selection.hindrances.push(hindrance),
-            None => selection.doomed.push(doomed),
-        }
-    }
-    selection
+    let doomed = ids.iter().filter_map(|id| listing.get(id)).map(Doomed::Backup).collect();
+    Selection { doomed, ..Selection::default() }
 }
 
 /// Picks one backup; nothing when an id stands for none, which is what the caller wanted.
@@ -110,7 +99,6 @@ pub fn by_selector<'a>(
         kept(&doomed),
         redundancy(listing, &doomed, minimum_redundancy),
         has_child(listing, &doomed),
-        snapshots(&doomed),
     ];
     match refusals.into_iter().flatten().next() {
         Some(refusal) => Err(Unselected::Refused(refusal)),
@@ -144,8 +132,4 @@ fn has_child(listing: &CatalogListing, doomed: &Doomed<'_>) -> Option<RetentionE
         backup.is_done() && backup.info.parent_backup_id.as_deref() == Some(id.as_str())
     })?;
     Some(RetentionError::HasChild { id: id.clone(), child: child.id.clone() })
-}
-
-fn snapshots(doomed: &Doomed<'_>) -> Option<RetentionError> {
-    doomed.has_snapshots().then(|| RetentionError::Snapshots { id: doomed.id().clone() })
 }

@@ -1,7 +1,9 @@
 //! Deletions from end to end, on stores in memory.
 
 use crate::catalog::fixtures::{self, empty_catalog, keys, limits, write};
-use crate::catalog::{BackupSelector, Catalog, KeepTarget, Layout, ServerName, WalTop};
+use crate::catalog::{
+    ABANDONED_AFTER, BackupSelector, Catalog, KeepTarget, Layout, ServerName, WalTop,
+};
 use crate::flow::Cancel;
 use crate::retention::needs::Place;
 use crate::retention::steps::Steps;
@@ -9,6 +11,7 @@ use crate::retention::{
     self, DeleteOptions, DeletePlan, DeleteSummary, DeleteTarget, LockCheck, RetentionError,
     RetentionPolicy,
 };
+use crate::snapshot::memory::MemoryCloud;
 use crate::store::{ObjectKey, Store};
 use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -36,7 +39,7 @@ async fn plan_at(
 
 async fn delete(catalog: &Catalog, target: &DeleteTarget) -> Result<DeleteSummary, RetentionError> {
     let plan = plan_at(catalog, target, &OPTIONS, fixtures::now()).await?;
-    retention::apply(catalog, plan, &Cancel::new()).await
+    retention::apply(catalog, &MemoryCloud::default(), plan, &Cancel::new()).await
 }
 
 async fn pg15() -> Catalog {
@@ -114,7 +117,9 @@ async fn what_is_deleted_is_what_was_planned() {
         .map(|key| key.to_string())
         .collect();
     assert_eq!(keys(catalog.store()).await, before);
-    let summary = retention::apply(&catalog, plan, &Cancel::new()).await.expect("deletes");
+    let summary = retention::apply(&catalog, &MemoryCloud::default(), plan, &Cancel::new())
+        .await
+        .expect("deletes");
     assert_eq!(summary.backups.len(), 3);
     assert_eq!(summary.objects + summary.wals, planned.len());
     let expected: Vec<String> = before.into_iter().filter(|key| !planned.contains(key)).collect();
@@ -134,7 +139,7 @@ async fn a_run_that_broke_off_anywhere_is_finished_by_the_next() {
         })
         .cloned()
         .collect();
-    retention::apply(&whole, plan, &Cancel::new()).await.expect("deletes");
+    retention::apply(&whole, &MemoryCloud::default(), plan, &Cancel::new()).await.expect("deletes");
     let finished = keys(whole.store()).await;
     for deleted in 0..order.len() {
         let catalog = pg15().await;
@@ -175,7 +180,9 @@ async fn an_absent_id_is_told_and_deletes_nothing() {
     let target = backup("20200101T000000");
     let plan = plan_at(&catalog, &target, &OPTIONS, fixtures::now()).await.expect("plans");
     assert_eq!(plan.absent.as_ref().map(ToString::to_string).as_deref(), Some("20200101T000000"));
-    let summary = retention::apply(&catalog, plan, &Cancel::new()).await.expect("nothing");
+    let summary = retention::apply(&catalog, &MemoryCloud::default(), plan, &Cancel::new())
+        .await
+        .expect("nothing");
     assert_eq!(summary, DeleteSummary::default());
     assert_eq!(keys(catalog.store()).await, before);
 }
@@ -327,7 +334,9 @@ async fn what_barman_left_of_ours_is_swept_and_foreign_folders_are_not() {
     let plan = plan_at(&catalog, &policy("REDUNDANCY 1"), &OPTIONS, later).await.expect("plans");
     let entry: Vec<&str> = plan.leftovers[0].entry.iter().map(|key| key.file_name()).collect();
     assert_eq!(entry, ["started.json", "backup.json"]);
-    retention::apply(&catalog, plan, &Cancel::new()).await.expect("sweeps");
+    retention::apply(&catalog, &MemoryCloud::default(), plan, &Cancel::new())
+        .await
+        .expect("sweeps");
     assert_eq!(keys(catalog.store()).await, ["p/main/base/20260102T000000/notes"]);
 }
 
@@ -339,19 +348,49 @@ async fn a_cancelled_deletion_stops_before_the_next_object() {
         plan_at(&catalog, &policy("REDUNDANCY 1"), &OPTIONS, fixtures::now()).await.expect("plans");
     let cancel = Cancel::new();
     cancel.cancel();
-    let error = retention::apply(&catalog, plan, &cancel).await.expect_err("cancelled");
+    let error = retention::apply(&catalog, &MemoryCloud::default(), plan, &cancel)
+        .await
+        .expect_err("cancelled");
     assert!(matches!(error, RetentionError::Cancelled(_)));
     assert_eq!(keys(catalog.store()).await, before);
 }
 
+const SNAPSHOTS: [&str; 2] = ["snap-7f6712ac48c922b18", "snap-7cd545b1ec6eb8a23"];
+
+async fn delete_with(
+    cloud: &MemoryCloud,
+    catalog: &Catalog,
+) -> Result<DeleteSummary, RetentionError> {
+    let plan = plan_at(catalog, &policy("REDUNDANCY 0"), &OPTIONS, fixtures::now()).await?;
+    retention::apply(catalog, cloud, plan, &Cancel::new()).await
+}
+
 #[tokio::test]
-async fn backups_made_of_snapshots_stay_and_are_told() {
+async fn snapshots_of_barman_go_with_their_backup_and_absent_ones_do_not_hinder() {
     let catalog = fixtures::catalog("contract", "snap", "main").await;
+    let cloud = MemoryCloud::default().with(SNAPSHOTS[1], "vol-1", "").with("snap-x", "vol-1", "");
+    let summary = delete_with(&cloud, &catalog).await.expect("deletes");
+    assert_eq!((summary.snapshots, summary.backups.len()), (1, 1));
+    assert_eq!(cloud.ids(), ["snap-x"]);
+    assert!(keys(catalog.store()).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_backup_with_a_locked_snapshot_stays_as_a_whole() {
+    let catalog = fixtures::catalog("contract", "snap", "main").await;
+    let key = "snap/main/base/20261121T001847/backup.info";
+    let text = std::fs::read_to_string(fixtures::path("contract").join(key)).expect("fixture");
+    // The second one is recorded as locked: it must be tried first.
+    let cut = text.rfind("'snapshot_lock_mode': None").expect("the second snapshot");
+    let locked = text[cut..].replacen("None", "'governance'", 1);
+    write(catalog.store(), key, format!("{}{locked}", &text[..cut])).await;
     let before = keys(catalog.store()).await;
-    let error = delete(&catalog, &policy("REDUNDANCY 0")).await.expect_err("snapshots");
-    assert!(matches!(error, RetentionError::Snapshots { .. }));
-    let error = delete(&catalog, &backup("snap1")).await.expect_err("snapshots");
-    assert!(matches!(error, RetentionError::Snapshots { .. }));
+    let cloud =
+        MemoryCloud::default().with(SNAPSHOTS[0], "vol-1", "").with(SNAPSHOTS[1], "vol-2", "");
+    let cloud = cloud.locked(SNAPSHOTS[1]);
+    let error = delete_with(&cloud, &catalog).await.expect_err("locked");
+    assert!(matches!(error, RetentionError::Snapshot { .. }), "{error}");
+    assert_eq!(cloud.ids(), SNAPSHOTS);
     assert_eq!(keys(catalog.store()).await, before);
 }
 
@@ -466,6 +505,36 @@ async fn a_nightly_run_lists_only_the_folders_it_deletes_from() {
             "LIST p/main/wals/0000000100000001"
         ]
     );
-    retention::apply(&catalog, plan, &Cancel::new()).await.expect("deletes");
+    retention::apply(&catalog, &MemoryCloud::default(), plan, &Cancel::new())
+        .await
+        .expect("deletes");
     assert_eq!(requests.take(), ["DELETE ", "DELETE ", "DELETE "], "tarballs, WAL, the entry");
+}
+
+#[tokio::test]
+async fn what_a_killed_run_had_claimed_is_found_in_the_cloud_and_swept() {
+    let catalog = empty_catalog();
+    let folder = "p/main/base/20260101T000000";
+    let claim = r#"{"format":1,"tool":"t","backup_name":null,"method":"snapshot",
+        "started":"2026-01-01T00:00:00Z","host":"h","process":1,"snapshots":{"provider":"aws",
+        "provider_info":{"region":"r"},"server_name":"main",
+        "disks":[{"disk":"pgdata","volume_id":"vol-1"}]}}"#;
+    write(catalog.store(), &format!("{folder}/started.json"), claim).await;
+    let marker = "barman-cloud backup 20260101T000000 of server main";
+    let cloud = MemoryCloud::default().with("snap-1", "vol-1", marker).with("snap-2", "vol-1", "");
+    let later = fixtures::now() + ABANDONED_AFTER + ABANDONED_AFTER;
+    let plan = plan_at(&catalog, &policy("REDUNDANCY 1"), &OPTIONS, later).await.expect("plans");
+    let swept = retention::apply(&catalog, &cloud, plan, &Cancel::new()).await.expect("sweeps");
+    assert_eq!((swept.snapshots, cloud.ids()), (1, vec!["snap-2".to_string()]));
+    assert!(keys(catalog.store()).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_backup_of_an_unknown_provider_stays_and_is_told() {
+    let catalog = fixtures::catalog("contract", "snap", "main").await;
+    let key = "snap/main/base/20261121T001847/backup.info";
+    let text = std::fs::read_to_string(fixtures::path("contract").join(key)).expect("fixture");
+    write(catalog.store(), key, text.replace("'provider': 'aws'", "'provider': 'moon'")).await;
+    let error = delete_with(&MemoryCloud::default(), &catalog).await.expect_err("unknown");
+    assert!(matches!(error, RetentionError::SnapshotRecord { .. }), "{error}");
 }

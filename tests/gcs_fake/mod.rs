@@ -6,7 +6,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "a server outside the house has a clock of its own")]
 
-mod http;
+pub mod http;
 mod json;
 mod state;
 mod xml;

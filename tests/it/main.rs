@@ -7,6 +7,9 @@
 mod barman_hooks;
 mod cli;
 mod cloudnative_pg;
+#[path = "../control_planes/mod.rs"]
+#[allow(dead_code, reason = "tests of one cloud use their part")]
+mod control_planes;
 mod exit_codes;
 mod exit_codes_content;
 #[path = "../gcs_fake/mod.rs"]
@@ -22,6 +25,9 @@ mod restore_fixtures;
 mod restore_killed;
 mod retention;
 mod round_trip;
+mod snapshot_aws;
+mod snapshot_azure;
+mod snapshot_google;
 mod store_conformance;
 mod store_faults;
 mod store_features;

@@ -8,6 +8,7 @@ use crate::wal::{SegmentSize, TimelineId};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 const FORMAT: u64 = 1;
 
@@ -20,6 +21,8 @@ struct StartedJson {
     started: String,
     host: String,
     process: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    snapshots: Option<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -40,6 +43,7 @@ pub fn print_started(started: &StartedRecord) -> Vec<u8> {
         started: time::rfc3339(started.started),
         host: started.host.clone(),
         process: started.process,
+        snapshots: started.snapshots.clone(),
     })
 }
 
@@ -53,6 +57,7 @@ pub fn parse_started(text: &[u8]) -> Result<StartedRecord, FormatError> {
         method: json.method,
         host: json.host,
         process: json.process,
+        snapshots: json.snapshots,
     })
 }
 
@@ -107,6 +112,7 @@ mod tests {
             started: "2026-11-20T23:58:32.123456789Z".parse().expect("time"),
             host: "db1".into(),
             process: 4711,
+            snapshots: Some(serde_json::json!({"provider": "aws"})),
         };
         assert_eq!(parse_started(&print_started(&started)), Ok(started));
         assert!(parse_started(b"{}").is_err());

@@ -10,6 +10,8 @@
 //! fixtures   what Barman wrote, and WAL segments made of it
 //! places     good and bad ones, and tables of exit codes;  web: answers that a test writes
 //! outside    what `scripts/test` has prepared: Barman, emulators
+//! ec2        an instance with disks that are really there
+//! snapshots  a snapshot backup without PostgreSQL
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
 
@@ -20,6 +22,7 @@ pub mod bare_image;
 pub mod barman_server;
 pub mod cluster;
 pub mod commands;
+pub mod ec2;
 pub mod fixtures;
 pub mod http;
 pub mod outside;
@@ -27,6 +30,7 @@ pub mod peers;
 pub mod places;
 pub mod process;
 pub mod scratch;
+pub mod snapshots;
 pub mod stores;
 pub mod wait;
 pub mod web;

@@ -1,0 +1,71 @@
+//! Snapshots that a run is about to create: recorded before the first of them is asked for, so
+//! that even a run that is killed leaves a trace by which they are found and deleted.
+//!
+//! Names and marker follow from the disks, the server name and the backup's ID alone.
+
+use crate::snapshot::record::{provider_from_json, provider_to_json};
+use crate::snapshot::{PlannedSnapshot, ProviderRecord, SnapshotsInfoError};
+use serde_json::{Value, json};
+
+/// What `started.json` holds of a snapshot backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingSnapshots {
+    pub provider: ProviderRecord,
+    pub server_name: String,
+    pub disks: Vec<PendingDisk>,
+}
+
+/// A disk as the user gave it and the volume it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingDisk {
+    pub disk: String,
+    pub volume_id: String,
+}
+
+/// Barman's name for a snapshot, on every cloud.
+pub fn snapshot_name(disk: &str, backup_id: &str) -> String {
+    format!("{disk}-{}", backup_id.to_lowercase())
+}
+
+impl PendingSnapshots {
+    /// A text that no other backup's snapshots carry.
+    pub fn marker(&self, backup_id: &str) -> String {
+        format!("barman-cloud backup {backup_id} of server {}", self.server_name)
+    }
+
+    pub fn of(provider: ProviderRecord, server_name: &str, planned: &[PlannedSnapshot]) -> Self {
+        let disk = |planned: &PlannedSnapshot| PendingDisk {
+            disk: planned.disk.clone(),
+            volume_id: planned.volume.id.clone(),
+        };
+        let disks = planned.iter().map(disk).collect();
+        Self { provider, server_name: server_name.into(), disks }
+    }
+
+    pub fn to_json(&self) -> Value {
+        let (provider, provider_info) = provider_to_json(&self.provider);
+        let disks: Vec<Value> = self
+            .disks
+            .iter()
+            .map(|disk| json!({"disk": disk.disk, "volume_id": disk.volume_id}))
+            .collect();
+        json!({
+            "provider": provider,
+            "provider_info": provider_info,
+            "server_name": self.server_name,
+            "disks": disks,
+        })
+    }
+
+    pub fn parse(value: &Value) -> Result<Self, SnapshotsInfoError> {
+        let provider = provider_from_json(value)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+        let disks = value["disks"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let disk = |value: &Value| PendingDisk {
+            disk: text(&value["disk"]),
+            volume_id: text(&value["volume_id"]),
+        };
+        let disks = disks.iter().map(disk).collect();
+        Ok(Self { provider, server_name: text(&value["server_name"]), disks })
+    }
+}

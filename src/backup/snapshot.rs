@@ -102,18 +102,17 @@ pub async fn backup_snapshots(
     check_archive(catalog, &facts).await?;
     check_name(catalog, common, limits).await?;
 
-    let mut claim = StartedRecord {
+    let unnamed = planned(&disks, "");
+    let pending = PendingSnapshots::of(cloud.provider_record(&[]), &options.server_name, &unnamed);
+    let claim = StartedRecord {
         tool: record::TOOL.into(),
         name: common.name.clone(),
         method: BackupMethod::Snapshot,
         started: common.now,
         host: common.host.clone(),
         process: std::process::id(),
-        snapshots: None,
+        snapshots: Some(pending.to_json()),
     };
-    let unnamed = planned(&disks, "");
-    let pending = PendingSnapshots::of(cloud.provider_record(&[]), &options.server_name, &unnamed);
-    claim.snapshots = Some(pending.to_json());
     let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
     tracing::info!(backup_id = %id, "backup begins");
     let mut info = facts_before(&facts, common);

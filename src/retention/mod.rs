@@ -160,4 +160,6 @@ fn select<'a>(
 }
 
 #[cfg(test)]
+mod snapshot_tests;
+#[cfg(test)]
 mod tests;

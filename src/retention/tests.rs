@@ -1,9 +1,7 @@
 //! Deletions from end to end, on stores in memory.
 
 use crate::catalog::fixtures::{self, empty_catalog, keys, limits, write};
-use crate::catalog::{
-    ABANDONED_AFTER, BackupSelector, Catalog, KeepTarget, Layout, ServerName, WalTop,
-};
+use crate::catalog::{BackupSelector, Catalog, KeepTarget, Layout, ServerName, WalTop};
 use crate::flow::Cancel;
 use crate::retention::needs::Place;
 use crate::retention::steps::Steps;
@@ -18,9 +16,10 @@ use jiff::{SignedDuration, Timestamp};
 use proptest::prelude::{any, prop_assert_eq, proptest};
 use std::collections::BTreeMap;
 
-const OPTIONS: DeleteOptions = DeleteOptions { minimum_redundancy: 0, locks: LockCheck::Skip };
+pub(crate) const OPTIONS: DeleteOptions =
+    DeleteOptions { minimum_redundancy: 0, locks: LockCheck::Skip };
 
-fn policy(text: &str) -> DeleteTarget {
+pub(crate) fn policy(text: &str) -> DeleteTarget {
     DeleteTarget::Policy(RetentionPolicy::parse(text).expect(text))
 }
 
@@ -28,7 +27,7 @@ fn backup(text: &str) -> DeleteTarget {
     DeleteTarget::Backup(BackupSelector::parse(text))
 }
 
-async fn plan_at(
+pub(crate) async fn plan_at(
     catalog: &Catalog,
     target: &DeleteTarget,
     options: &DeleteOptions,
@@ -355,45 +354,6 @@ async fn a_cancelled_deletion_stops_before_the_next_object() {
     assert_eq!(keys(catalog.store()).await, before);
 }
 
-const SNAPSHOTS: [&str; 2] = ["snap-7f6712ac48c922b18", "snap-7cd545b1ec6eb8a23"];
-
-async fn delete_with(
-    cloud: &MemoryCloud,
-    catalog: &Catalog,
-) -> Result<DeleteSummary, RetentionError> {
-    let plan = plan_at(catalog, &policy("REDUNDANCY 0"), &OPTIONS, fixtures::now()).await?;
-    retention::apply(catalog, cloud, plan, &Cancel::new()).await
-}
-
-#[tokio::test]
-async fn snapshots_of_barman_go_with_their_backup_and_absent_ones_do_not_hinder() {
-    let catalog = fixtures::catalog("contract", "snap", "main").await;
-    let cloud = MemoryCloud::default().with(SNAPSHOTS[1], "vol-1", "").with("snap-x", "vol-1", "");
-    let summary = delete_with(&cloud, &catalog).await.expect("deletes");
-    assert_eq!((summary.snapshots, summary.backups.len()), (1, 1));
-    assert_eq!(cloud.ids(), ["snap-x"]);
-    assert!(keys(catalog.store()).await.is_empty());
-}
-
-#[tokio::test]
-async fn a_backup_with_a_locked_snapshot_stays_as_a_whole() {
-    let catalog = fixtures::catalog("contract", "snap", "main").await;
-    let key = "snap/main/base/20261121T001847/backup.info";
-    let text = std::fs::read_to_string(fixtures::path("contract").join(key)).expect("fixture");
-    // The second one is recorded as locked: it must be tried first.
-    let cut = text.rfind("'snapshot_lock_mode': None").expect("the second snapshot");
-    let locked = text[cut..].replacen("None", "'governance'", 1);
-    write(catalog.store(), key, format!("{}{locked}", &text[..cut])).await;
-    let before = keys(catalog.store()).await;
-    let cloud =
-        MemoryCloud::default().with(SNAPSHOTS[0], "vol-1", "").with(SNAPSHOTS[1], "vol-2", "");
-    let cloud = cloud.locked(SNAPSHOTS[1]);
-    let error = delete_with(&cloud, &catalog).await.expect_err("locked");
-    assert!(matches!(error, RetentionError::Snapshot { .. }), "{error}");
-    assert_eq!(cloud.ids(), SNAPSHOTS);
-    assert_eq!(keys(catalog.store()).await, before);
-}
-
 /// A backup and four WAL files each in many logs of three timelines, two of them with history.
 async fn put_logs(catalog: &Catalog, backups: &[(u32, u32, u32)]) {
     for (number, (timeline, log, segment)) in backups.iter().enumerate() {
@@ -509,32 +469,4 @@ async fn a_nightly_run_lists_only_the_folders_it_deletes_from() {
         .await
         .expect("deletes");
     assert_eq!(requests.take(), ["DELETE ", "DELETE ", "DELETE "], "tarballs, WAL, the entry");
-}
-
-#[tokio::test]
-async fn what_a_killed_run_had_claimed_is_found_in_the_cloud_and_swept() {
-    let catalog = empty_catalog();
-    let folder = "p/main/base/20260101T000000";
-    let claim = r#"{"format":1,"tool":"t","backup_name":null,"method":"snapshot",
-        "started":"2026-01-01T00:00:00Z","host":"h","process":1,"snapshots":{"provider":"aws",
-        "provider_info":{"region":"r"},"server_name":"main",
-        "disks":[{"disk":"pgdata","volume_id":"vol-1"}]}}"#;
-    write(catalog.store(), &format!("{folder}/started.json"), claim).await;
-    let marker = "barman-cloud backup 20260101T000000 of server main";
-    let cloud = MemoryCloud::default().with("snap-1", "vol-1", marker).with("snap-2", "vol-1", "");
-    let later = fixtures::now() + ABANDONED_AFTER + ABANDONED_AFTER;
-    let plan = plan_at(&catalog, &policy("REDUNDANCY 1"), &OPTIONS, later).await.expect("plans");
-    let swept = retention::apply(&catalog, &cloud, plan, &Cancel::new()).await.expect("sweeps");
-    assert_eq!((swept.snapshots, cloud.ids()), (1, vec!["snap-2".to_string()]));
-    assert!(keys(catalog.store()).await.is_empty());
-}
-
-#[tokio::test]
-async fn a_backup_of_an_unknown_provider_stays_and_is_told() {
-    let catalog = fixtures::catalog("contract", "snap", "main").await;
-    let key = "snap/main/base/20261121T001847/backup.info";
-    let text = std::fs::read_to_string(fixtures::path("contract").join(key)).expect("fixture");
-    write(catalog.store(), key, text.replace("'provider': 'aws'", "'provider': 'moon'")).await;
-    let error = delete_with(&MemoryCloud::default(), &catalog).await.expect_err("unknown");
-    assert!(matches!(error, RetentionError::SnapshotRecord { .. }), "{error}");
 }

@@ -40,8 +40,7 @@ def main():
     finally:
         store.stop()
         if not options.keep:
-            for name in ("clusters", "store", "restored"):
-                shutil.rmtree(folder / name, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_options():
@@ -89,7 +88,9 @@ def heading(options):
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
     return (f"## {version.strip()} on {os.cpu_count()} cores, {memory} MiB, Linux "
             f"{platform.release()}\n\nMedian of {options.runs} runs, tools in turn, page cache "
-            f"warm, {JOBS} workers each, S3 (versitygw) on the loopback of the same machine. "
+            f"warm, {JOBS} workers each, S3 (versitygw) on the loopback of the same machine, for "
+            "pgBackRest with TLS, because it has nothing else. Codecs without a number are at "
+            "each tool's own level: compare the stored sizes. "
             "\"x ours\" above 1: slower than ours. CPU and memory are the tool's, without the "
             "server's. WAL-G is not available as a package or Go module here.\n")
 

@@ -162,7 +162,7 @@ fn keys_come_from_a_web_identity() {
 }
 
 /// An authority of the test's own, and a certificate for the clouds' hosts.
-fn certificates(hosts: &str) -> Option<TempDir> {
+pub fn certificates(hosts: &str) -> Option<TempDir> {
     if Command::new("openssl").arg("version").output().is_err() {
         skip("program openssl is missing");
         return None;
@@ -197,7 +197,7 @@ fn clouds(certificates: &TempDir) -> WebServer {
     WebServer::play_encrypted(&path("cloud.crt"), &path("cloud.key"), answer)
 }
 
-const HOSTS: &str = "DNS:account.blob.core.windows.net,DNS:storage.googleapis.com,\
+pub const HOSTS: &str = "DNS:account.blob.core.windows.net,DNS:storage.googleapis.com,\
     DNS:login.example,DNS:s3.us-east-1.amazonaws.com,DNS:*.s3.us-east-1.amazonaws.com,IP:127.0.0.1";
 
 const AZURE: [&str; 4] = [

@@ -10,6 +10,7 @@ mod cloudnative_pg;
 #[path = "../control_planes/mod.rs"]
 #[allow(dead_code, reason = "tests of one cloud use their part")]
 mod control_planes;
+mod connection;
 mod exit_codes;
 mod exit_codes_content;
 #[path = "../gcs_fake/mod.rs"]
@@ -17,9 +18,11 @@ mod exit_codes_content;
 mod gcs_fake;
 mod identities;
 mod interop_barman;
+mod option_effects;
 mod pgdata_files;
 mod postgres_session;
 mod postgres_tls;
+mod postgres_versions;
 mod restore_backup;
 mod restore_fixtures;
 mod restore_killed;

@@ -29,6 +29,8 @@ pub struct ClusterOptions {
     pub settings: Vec<(&'static str, String)>,
     /// What `archive_command` and `restore_command` find in their environment.
     pub environment: Vec<(String, String)>,
+    /// The folder of another PostgreSQL's programs than the usual one's.
+    pub programs: Option<PathBuf>,
 }
 
 /// A server that listens on a socket in its own folder only, and dies with this value.
@@ -36,6 +38,7 @@ pub struct Cluster {
     folder: TempDir,
     data: PathBuf,
     environment: Vec<(String, String)>,
+    programs: PathBuf,
 }
 
 /// `pgbench` in the background.
@@ -51,7 +54,10 @@ impl Cluster {
 
     /// As [`create`](Self::create); `prepare` is given the path of the data directory to be.
     pub fn create_on(options: &ClusterOptions, prepare: impl FnOnce(&Self)) -> Self {
-        let cluster = Self::empty(&options.environment);
+        let mut cluster = Self::empty(&options.environment);
+        if let Some(programs) = &options.programs {
+            cluster = cluster.with_programs(programs);
+        }
         prepare(&cluster);
         let mut initdb = cluster.program("initdb");
         initdb.arg("--pgdata").arg(&cluster.data).args([
@@ -82,7 +88,14 @@ impl Cluster {
         let folder = scratch();
         private_folder(folder.path(), "socket");
         let data = folder.path().join("data");
-        Self { folder, data, environment: environment.to_vec() }
+        let programs = postgres_programs();
+        Self { folder, data, environment: environment.to_vec(), programs }
+    }
+
+    /// The same with another PostgreSQL.
+    pub fn with_programs(mut self, programs: &Path) -> Self {
+        self.programs = programs.into();
+        self
     }
 
     pub fn data(&self) -> &Path {
@@ -106,9 +119,8 @@ impl Cluster {
 
     /// A program of PostgreSQL, as PostgreSQL's user.
     pub fn program(&self, name: &str) -> Command {
-        let programs = postgres_programs();
-        let mut command = Command::new(programs.join(name));
-        clean_environment(&mut command, &programs);
+        let mut command = Command::new(self.programs.join(name));
+        clean_environment(&mut command, &self.programs);
         as_postgres(&mut command);
         command
     }

@@ -13,6 +13,8 @@ pub const S3_STRICT: &str = "BARMAN_CLOUD_TEST_S3_STRICT_ENDPOINT";
 pub const AZURE: &str = "BARMAN_CLOUD_TEST_AZURE_ENDPOINT";
 /// Folder of PostgreSQL's programs; searched for when unset.
 pub const POSTGRES: &str = "BARMAN_CLOUD_TEST_POSTGRES";
+/// Folders of further major versions' programs, joined by `:`. Optional.
+pub const MORE_POSTGRES: &str = "BARMAN_CLOUD_TEST_POSTGRES_MORE";
 
 /// One variable; empty counts as unset.
 #[expect(clippy::disallowed_methods, reason = "tests are told about emulators this way")]

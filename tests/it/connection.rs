@@ -71,7 +71,8 @@ fn every_way_of_libpq_leads_to_the_server() {
     let (password, passfile) = (("PGPASSWORD", PASSWORD), ("PGPASSFILE", passwords.as_str()));
     let files = [passfile, ("PGSERVICEFILE", services.as_str())];
     let uri = format!("postgresql://keeper@/postgres?host={}", socket.replace('/', "%2F"));
-    let quoted = format!("host='{socket}' user = 'keeper' application_name='two words'");
+    let quoted =
+        format!("host='{socket}' user = 'keeper' dbname=postgres application_name='two words'");
     let ways: [(&[&str], Vec<(&str, &str)>); 8] = [
         (&["-h", &socket, "-U", "keeper", "-p", "5432"], vec![password]),
         (&[], vec![host, user, password]),

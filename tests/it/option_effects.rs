@@ -1,14 +1,17 @@
 //! Options whose effect is what is sent to the cloud: the test is the cloud, and looks.
 
+use crate::gcs_fake::GcsFake;
 use crate::identities::{HOSTS, certificates};
+use crate::support::cluster::{Cluster, ClusterOptions};
 use crate::support::commands::{Commands, clean_environment};
 use crate::support::fixtures::{segment, segment_name};
-use crate::support::process::run;
+use crate::support::process::{Outcome, run};
 use crate::support::scratch::{as_postgres, give_to_postgres};
 use crate::support::web::{WebAnswer, WebRequest, WebServer};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// A cloud that holds nothing and takes everything.
@@ -162,4 +165,36 @@ fn tags_and_the_key_reach_google() {
     assert_eq!(requests[0].header("x-goog-meta-app"), "db");
     assert_eq!(requests[0].header("x-goog-encryption-kms-key-name"), key);
     assert_eq!(requests[0].header("x-goog-if-generation-match"), "0");
+}
+
+#[test]
+fn bandwidth_and_part_sizes_hold_in_a_backup() {
+    let fake = GcsFake::start().expect("the fake starts");
+    fake.create_bucket("bucket");
+    let settings = vec![("archive_mode", "on".into()), ("archive_command", "true".into())];
+    let cluster = Cluster::create(&ClusterOptions { settings, ..ClusterOptions::default() });
+    let connection = cluster.connection();
+    let commands = Commands::ours();
+    let back_up = |server: &str, options: &[&str]| -> (Outcome, usize) {
+        let before = fake.requests().len();
+        let mut command = Command::new(commands.program("barman-cloud-backup"));
+        clean_environment(&mut command, Path::new("/nonexistent"));
+        as_postgres(&mut command).env("STORAGE_EMULATOR_HOST", fake.endpoint()).args(&connection);
+        command.args(["--cloud-provider=google-cloud-storage", "--immediate-checkpoint"]);
+        command.args(["--no-wal-check", "-J", "1"]).args(options).args(["gs://bucket", server]);
+        let outcome = run(&mut command);
+        assert!(outcome.status.success(), "{outcome}");
+        let requests = fake.requests().split_off(before);
+        (outcome, requests.iter().filter(|request| request.contains("partNumber=")).count())
+    };
+    let (quick, many) = back_up("many", &["--min-chunk-size", "5MB"]);
+    let (_, few) = back_up("few", &["--min-chunk-size", "64MB"]);
+    assert!(many > few, "{many} parts of 5 MB, {few} of 64 MB");
+    let (slow, _) = back_up("slow", &["--max-bandwidth", "4MB"]);
+    let names = fake.names("bucket").into_iter().filter(|name| name.starts_with("slow/"));
+    let bytes: usize = names.filter_map(|name| fake.object("bucket", &name)).map(|o| o.len()).sum();
+    // A first part goes at once.
+    let least = Duration::from_secs(u64::try_from(bytes >> 22).expect("small") / 2);
+    assert!(least.as_secs() >= 2, "{bytes} bytes");
+    assert!(slow.elapsed > least && slow.elapsed > quick.elapsed, "{slow} {quick}");
 }

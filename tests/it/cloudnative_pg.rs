@@ -99,11 +99,9 @@ fn point_8_a_backup_connects_by_peer_authentication_without_a_passwd_entry() {
         ["--user", "postgres", "--name", "backup-20261127010203", "--immediate-checkpoint"];
     let words = [&options[..], &["--jobs", "2", "--gzip"]].concat();
     backup(&words, &[host, ("PGPORT", "5432")]).exits(0);
-    let id = Path::new("backup-20261127010203");
+    let name = "backup-20261127010203";
     let show = ["--format", "json"];
-    let shown = ours
-        .run("barman-cloud-backup-show", &store, &show, &[SERVER, id.to_str().expect("text")])
-        .ok();
+    let shown = ours.run("barman-cloud-backup-show", &store, &show, &[SERVER, name]).ok();
     assert!(shown.starts_with("{\"cloud\": {"), "{shown}");
     // Peer authentication tells who calls; no name was given for the second.
     backup(&["--user", "other", "--immediate-checkpoint"], &[host])

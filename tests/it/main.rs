@@ -19,6 +19,7 @@ mod gcs_fake;
 mod identities;
 mod interop_barman;
 mod option_effects;
+mod option_results;
 mod pgdata_files;
 mod postgres_session;
 mod postgres_tls;

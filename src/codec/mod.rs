@@ -1,6 +1,7 @@
 //! Compression: names, suffixes and levels; whole buffers, block streams and decoders.
 //!
-//! No threads of its own: blocks are compressed on `flow::WorkerPool` by who owns the stream.
+//! No threads of its own: blocks are compressed on `flow::WorkerPool` by who owns the stream. Only
+//! zstd and xz split their work by themselves, among as many threads as they are told.
 
 mod block;
 mod block_decode;

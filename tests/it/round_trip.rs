@@ -122,9 +122,11 @@ fn batches_and_look_ahead_carry_a_cluster_across_a_timeline_switch() {
     cluster.destroy();
 
     let second = restore(&ours, &store, "before", &[]);
-    recover_by(&ours, &store, &second, &fetching, "");
+    // It must archive from the first moment on, or its history file would never be archived.
     let words = [SERVER, "%p"];
-    second.archive_with(&ours.shell_line("barman-cloud-wal-archive", &store, &archiving, &words));
+    let line = ours.shell_line("barman-cloud-wal-archive", &store, &archiving, &words);
+    let archiving = format!("archive_mode = on\narchive_command = '{line}'");
+    recover_by(&ours, &store, &second, &fetching, &archiving);
     second.psql("create table witness as select 'on the second timeline' as said");
     second.archive_everything();
     let expected = second.table_checksums();

@@ -10,7 +10,7 @@ use crate::backup::survey::{Area, Found, present, visit};
 use crate::backup::tally::Tally;
 use crate::backup::{BackupError, disk_error};
 use crate::catalog::{DamagedFile, IndexedMember};
-use crate::disk::Accounts;
+use crate::disk::{Accounts, advise_once_through};
 use crate::flow::Cancel;
 use crate::monitor::{Metric, Monitor};
 use crate::pgdata::{ManifestEntry, RelationFile};
@@ -176,6 +176,7 @@ impl OneTarball<'_> {
         let opened = present(File::open(&absolute))
             .map_err(|error| disk_error("open file", &absolute, error))?;
         let Some(file) = opened else { return Ok(()) };
+        advise_once_through(&file);
         let metadata = file
             .metadata()
             .map_err(|error| disk_error("read file information of", &absolute, error))?;

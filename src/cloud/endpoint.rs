@@ -53,6 +53,12 @@ pub fn check_endpoint(text: &str, plain: PlainHttp) -> Result<Url, CloudError> {
     }
 }
 
+/// Whether nobody on the way can change what is sent: by TLS, or because it never leaves this
+/// machine.
+pub fn is_protected(url: &Url) -> bool {
+    url.scheme() == "https" || is_loopback(url)
+}
+
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
@@ -65,7 +71,8 @@ fn is_loopback(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::cloud::{PlainHttp, check_endpoint};
+    use crate::cloud::{PlainHttp, check_endpoint, is_protected};
+    use url::Url;
 
     #[test]
     fn http_is_for_this_machine_unless_allowed() {
@@ -76,6 +83,14 @@ mod tests {
         assert!(refused.expect_err("refused").hint.expect("hint").contains("--allow-http"));
         assert!(check_endpoint("http://minio:9000", PlainHttp::Allowed).is_ok());
         assert!(check_endpoint("https://minio:9000", PlainHttp::LoopbackOnly).is_ok());
+    }
+
+    #[test]
+    fn only_plain_http_over_a_network_is_unprotected() {
+        let protected = |text: &str| is_protected(&Url::parse(text).expect("URL"));
+        assert!(protected("https://s3.eu-west-1.amazonaws.com"));
+        assert!(protected("http://127.0.0.1:9000") && protected("http://localhost:4566"));
+        assert!(!protected("http://minio:9000") && !protected("http://10.0.0.1:9000"));
     }
 
     #[test]

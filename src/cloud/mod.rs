@@ -36,7 +36,7 @@ pub use azure_connection::{ConnectionString, ConnectionStringError};
 pub use azure_token::AzureTokens;
 pub use compute_engine::{ComputeEngineSettings, GoogleTokens};
 pub use ec2::{Ec2Settings, Ec2Signer};
-pub use endpoint::{CloudError, PlainHttp, check_endpoint};
+pub use endpoint::{CloudError, PlainHttp, check_endpoint, is_protected};
 pub use environment::Environment;
 pub use google::{GoogleCredentialProvider, GoogleIdentity, GoogleSettings};
 pub use provider::{CloudProvider, UnknownProvider};

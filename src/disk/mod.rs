@@ -4,6 +4,7 @@
 //! Synchronous throughout; callers on an async runtime use its blocking threads.
 
 mod accounts;
+mod advice;
 mod bulk;
 mod durable;
 mod error;
@@ -14,6 +15,7 @@ mod space;
 mod spool;
 
 pub use accounts::Accounts;
+pub use advice::advise_once_through;
 pub use bulk::{AlignedBuffer, BulkFile};
 pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};

@@ -1,6 +1,8 @@
 //! S3 and its dialects.
 
-use crate::cloud::{Answer, AwsSettings, CloudError, Environment, Rewrite, Transport};
+use crate::cloud::{
+    Answer, AwsSettings, CloudError, Environment, Rewrite, Transport, is_protected,
+};
 use crate::store::StoreOptions;
 use crate::store::bucket::{Bucket, S3Bucket};
 use crate::store::handle::StoreInner;
@@ -47,11 +49,15 @@ pub fn open(
         .with_retry(retries(options))
         .with_http_connector(transport.clone())
         .with_allow_http(true);
-    // Buckets with object lock want a checksum with each write, as the SDKs send one. The body
-    // is hashed for the signature anyway.
+    // As the SDKs do: where nobody on the way can change the body it is not hashed for the
+    // signature, and a checksum tells the server what it must have received. Buckets with
+    // object lock want one with each write.
+    let protected = is_protected(&settings.endpoint);
+    builder = builder.with_unsigned_payload(protected);
     let checksums = environment.get("AWS_REQUEST_CHECKSUM_CALCULATION");
     if !checksums.is_some_and(|value| value.eq_ignore_ascii_case("when_required")) {
-        builder = builder.with_checksum_algorithm(Checksum::SHA256);
+        let checksum = if protected { Checksum::CRC64NVME } else { Checksum::SHA256 };
+        builder = builder.with_checksum_algorithm(checksum);
     }
     builder = encrypted(builder, options.s3_encryption.as_ref())?;
     let build = |builder: AmazonS3Builder| builder.build().map_err(|error| library_refused(&error));
@@ -170,6 +176,7 @@ impl Rewrite for FollowBucket {
             .and_then(bytes_of_hex);
         request.headers_mut().remove(http::header::AUTHORIZATION);
         AwsAuthorizer::new(&credential, "s3", &region)
+            .with_sign_payload(digest.is_some())
             .try_authorize(request, digest.as_deref())
             .map_err(failed)
     }

@@ -7,10 +7,10 @@
 mod barman_hooks;
 mod cli;
 mod cloudnative_pg;
+mod connection;
 #[path = "../control_planes/mod.rs"]
 #[allow(dead_code, reason = "tests of one cloud use their part")]
 mod control_planes;
-mod connection;
 mod exit_codes;
 mod exit_codes_content;
 #[path = "../gcs_fake/mod.rs"]

@@ -22,6 +22,7 @@ mod retention;
 mod round_trip;
 mod snapshot_azure;
 mod snapshot_google;
+mod snapshot_stories;
 mod store_conformance;
 mod store_faults;
 mod store_features;

@@ -6,7 +6,7 @@
 //! cluster    PostgreSQL that is created, loaded, destroyed, recovered
 //! peers      the kinds of stores, opened by the library itself
 //! outside    what `scripts/test` has prepared: Barman, emulators
-//! snapshots  a snapshot backup without PostgreSQL
+//! snapshots  a snapshot backup without PostgreSQL;  volumes: what a cluster lies on then
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
 
@@ -22,4 +22,5 @@ pub mod process;
 pub mod scratch;
 pub mod snapshots;
 pub mod stores;
+pub mod volumes;
 pub mod wait;

@@ -47,6 +47,7 @@ pub async fn discard(aws: &Aws, request: &VolumeRequest<'_>) -> Result<(), Snaps
         let id = volume.text("volumeId").unwrap_or_default().to_string();
         let params = Params::default().with("VolumeId", &id);
         if attached_to(&volume, &request.instance.id).is_some() {
+            let params = params.clone().with("InstanceId", &request.instance.id);
             let detached = aws.ec2.call("DetachVolume", &params, Repeat::Freely).await;
             gone_is_fine(detached, &format!("detach volume \"{id}\""))?;
             wait(aws, request, &id, &["available"]).await?;

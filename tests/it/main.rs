@@ -20,6 +20,7 @@ mod restore_fixtures;
 mod restore_killed;
 mod retention;
 mod round_trip;
+mod snapshot_aws;
 mod snapshot_azure;
 mod snapshot_google;
 mod snapshot_stories;

@@ -46,7 +46,13 @@ pub struct Load {
 impl Cluster {
     /// Creates and starts a cluster with page checksums.
     pub fn create(options: &ClusterOptions) -> Self {
+        Self::create_on(options, |_| {})
+    }
+
+    /// As [`create`](Self::create); `prepare` is given the path of the data directory to be.
+    pub fn create_on(options: &ClusterOptions, prepare: impl FnOnce(&Self)) -> Self {
         let cluster = Self::empty(&options.environment);
+        prepare(&cluster);
         let mut initdb = cluster.program("initdb");
         initdb.arg("--pgdata").arg(&cluster.data).args([
             "--username=postgres",

@@ -38,6 +38,11 @@ impl Commands {
         Self { folder: folder.path().to_path_buf(), as_postgres: true, kept: Some(folder) }
     }
 
+    /// Our commands as whoever runs the tests: mounting needs root.
+    pub fn ours_as_caller() -> Self {
+        Self { as_postgres: false, ..Self::ours() }
+    }
+
     /// The real Barman 3.19.1; `None` (after saying so) when it is missing outside of CI.
     pub fn barman() -> Option<Self> {
         let folder = PathBuf::from(outside::required(outside::BARMAN, "Barman 3.19.1")?);

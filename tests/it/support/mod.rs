@@ -6,6 +6,7 @@
 //! cluster    PostgreSQL that is created, loaded, destroyed, recovered
 //! peers      the kinds of stores, opened by the library itself
 //! outside    what `scripts/test` has prepared: Barman, emulators
+//! ec2        an instance with disks that are really there
 //! snapshots  a snapshot backup without PostgreSQL;  volumes: what a cluster lies on then
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
@@ -15,6 +16,7 @@
 
 pub mod cluster;
 pub mod commands;
+pub mod ec2;
 pub mod http;
 pub mod outside;
 pub mod peers;

@@ -23,6 +23,7 @@ mod round_trip;
 mod snapshot_aws;
 mod snapshot_azure;
 mod snapshot_google;
+mod snapshot_stories;
 mod store_conformance;
 mod store_faults;
 mod store_features;

@@ -7,7 +7,7 @@
 //! peers      the kinds of stores, opened by the library itself
 //! outside    what `scripts/test` has prepared: Barman, emulators
 //! ec2        an instance with disks that are really there
-//! snapshots  a snapshot backup without PostgreSQL
+//! snapshots  a snapshot backup without PostgreSQL;  volumes: what a cluster lies on then
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
 
@@ -24,4 +24,5 @@ pub mod process;
 pub mod scratch;
 pub mod snapshots;
 pub mod stores;
+pub mod volumes;
 pub mod wait;

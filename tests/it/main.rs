@@ -22,6 +22,7 @@ mod retention;
 mod round_trip;
 mod snapshot_aws;
 mod snapshot_azure;
+mod snapshot_ec2;
 mod snapshot_google;
 mod snapshot_stories;
 mod store_conformance;

@@ -126,6 +126,11 @@ fn a_fresh_machine_recovers_from_snapshots_with_one_command() {
     restore(&[&instance]).exits(0);
     restore(&[&instance, "--create-volumes"]).exits(0);
     assert_eq!(lab.volumes_of_snapshots().len(), 2);
+    // Barman compares the mount options that we recorded to the letter.
+    if let Some(barman) = Commands::barman() {
+        let positionals = ["snap", data.as_str()];
+        scene.run(&barman, "barman-cloud-restore", &[&instance], &positionals).exits(0);
+    }
 
     let line =
         scene.ours.shell_line("barman-cloud-wal-restore", &scene.store, &[], &[SERVER, "%f", "%p"]);
@@ -281,7 +286,7 @@ fn a_run_that_is_told_to_stop_deletes_its_snapshots() {
 }
 
 #[test]
-fn barman_lists_shows_checks_and_deletes_our_snapshot_backup() {
+fn barman_lists_shows_keeps_and_deletes_our_snapshot_backup() {
     let (Some(barman), Some(scene)) = (Commands::barman(), Scene::set()) else { return };
     scene.backup(&scene.ours, &["-n", "ours"]).exits(0);
     let id = scene.id();

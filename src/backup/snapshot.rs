@@ -103,7 +103,9 @@ pub async fn backup_snapshots(
     check_name(catalog, common, limits).await?;
 
     let provider = cloud.provider_record(&[]);
-    let pending = PendingSnapshots::of(provider, &options.server_name, &planned(&disks, ""));
+    let run = format!("{}/{}", common.host, std::process::id());
+    let unnamed = planned(&disks, "");
+    let pending = PendingSnapshots::of(provider, &options.server_name, run, &unnamed);
     let claim = claim_of(common, &pending);
     let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
     tracing::info!(backup_id = %id, "backup begins");

@@ -268,6 +268,16 @@ fn the_snapshots_of_a_killed_run_are_found_and_deleted() {
 }
 
 #[test]
+fn snapshots_that_are_not_complete_in_time_fail_the_backup_and_go() {
+    let Some(scene) = Scene::set() else { return };
+    scene.lab.stay_pending(1000);
+    let failed = scene.backup(&scene.ours, &["--aws-await-snapshots-timeout=2"]).exits(1);
+    failed.says("2 of 2 snapshots were not complete after 2 s");
+    assert_eq!(scene.snapshots(), []);
+    scene.no_session_of_ours();
+}
+
+#[test]
 fn a_run_that_is_told_to_stop_deletes_its_snapshots() {
     let Some(scene) = Scene::set() else { return };
     scene.lab.stay_pending(1000);

@@ -3,7 +3,7 @@
 
 use crate::control_planes::server::{Server, lock};
 use crate::gcs_fake::http::{Answer, Request, query};
-use crate::support::snapshots::{RETRY, options, plan};
+use crate::support::snapshots::{options, plan};
 use barman_cloud::cloud::Environment;
 use barman_cloud::snapshot::{
     AwsSnapshot, CreateRequest, Deletion, DiskFilter, LockMode, LockTerm, SnapshotCloud,
@@ -203,11 +203,10 @@ async fn throttling_is_waited_for_and_a_new_snapshot_may_not_be_seen_yet() {
     lines.push(refused("CreateSnapshots", 400, "SnapshotCreationPerVolumeRateExceeded"));
     lines.push(line("CreateSnapshots", created(&BOTH)));
     lines.push(refused("CreateTags", 400, "InvalidSnapshot.NotFound"));
+    lines.extend([line("CreateTags", "<R/>"), line("CreateTags", "<R/>")]);
     let script = Script::play(lines);
-    // The script ends here: what is proved is that both were asked again.
-    assert_eq!(create(&*script.cloud()).await, Err(SnapshotErrorKind::Call));
+    assert_eq!(names(&create(&*script.cloud()).await.expect("created")), ["snap-1", "snap-2"]);
     script.is_played();
-    assert!(RETRY.attempts_max > 2);
 
     let script = Script::play(vec![
         refused("LockSnapshot", 400, "InvalidSnapshot.NotFound"),

@@ -10,9 +10,7 @@
 
 use crate::cloud::{ApiError, Ec2Settings, Environment, Repeat};
 use crate::flow::{Backoff, Cancel, RetryLimits};
-use crate::snapshot::aws_answers::{
-    instance_of, record_of, snapshot_name, state_of, volume_of,
-};
+use crate::snapshot::aws_answers::{instance_of, record_of, snapshot_name, state_of, volume_of};
 use crate::snapshot::ec2::{Ec2, Params};
 use crate::snapshot::xml::Element;
 use crate::snapshot::{

@@ -8,6 +8,7 @@ mod cli;
 #[path = "../control_planes/mod.rs"]
 #[allow(dead_code, reason = "tests of one cloud use their part")]
 mod control_planes;
+mod control_planes_strict;
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;

@@ -25,7 +25,7 @@ impl Volume {
             .arg(&point)
             .output();
         if !mounted.is_ok_and(|output| output.status.success()) {
-            outside::skip("mounting a file system needs root and its capabilities");
+            outside::not_here("mounting a file system needs root and its capabilities");
             return None;
         }
         Some(Self { folder, point })

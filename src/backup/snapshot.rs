@@ -102,17 +102,11 @@ pub async fn backup_snapshots(
     check_archive(catalog, &facts).await?;
     check_name(catalog, common, limits).await?;
 
+    let provider = cloud.provider_record(&[]);
+    let run = format!("{}/{}", common.host, std::process::id());
     let unnamed = planned(&disks, "");
-    let pending = PendingSnapshots::of(cloud.provider_record(&[]), &options.server_name, &unnamed);
-    let claim = StartedRecord {
-        tool: record::TOOL.into(),
-        name: common.name.clone(),
-        method: BackupMethod::Snapshot,
-        started: common.now,
-        host: common.host.clone(),
-        process: std::process::id(),
-        snapshots: Some(pending.to_json()),
-    };
+    let pending = PendingSnapshots::of(provider, &options.server_name, run, &unnamed);
+    let claim = claim_of(common, &pending);
     let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
     tracing::info!(backup_id = %id, "backup begins");
     let mut info = facts_before(&facts, common);
@@ -314,6 +308,18 @@ impl Run<'_> {
                 }
             }
         }
+    }
+}
+
+fn claim_of(common: &BackupOptions, pending: &PendingSnapshots) -> StartedRecord {
+    StartedRecord {
+        tool: record::TOOL.into(),
+        name: common.name.clone(),
+        method: BackupMethod::Snapshot,
+        started: common.now,
+        host: common.host.clone(),
+        process: std::process::id(),
+        snapshots: Some(pending.to_json()),
     }
 }
 

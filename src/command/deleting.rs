@@ -1,7 +1,7 @@
 //! What `barman-cloud-backup-delete --dry-run` prints (contract §9.5).
 
 use crate::catalog::format::python::quoted;
-use crate::retention::DeletePlan;
+use crate::retention::{DeletePlan, FolderDeletion};
 use crate::store::ObjectKey;
 
 /// One line per group of objects that would go together: a backup, the WAL only it needed, and
@@ -9,13 +9,31 @@ use crate::store::ObjectKey;
 pub fn dry_run(plan: &DeletePlan) -> String {
     let mut text = String::new();
     for backup in &plan.backups {
-        text.push_str(&line(backup.folder.objects.iter().chain(&backup.folder.entry)));
+        text.push_str(&folder(&backup.folder));
         text.push_str(&line(backup.wals.iter()));
     }
     for leftover in &plan.leftovers {
-        text.push_str(&line(leftover.objects.iter().chain(&leftover.entry)));
+        text.push_str(&folder(leftover));
     }
     text
+}
+
+/// Snapshots and the label that goes with them have lines of their own, as with Barman.
+fn folder(folder: &FolderDeletion) -> String {
+    let objects = folder.objects.iter().chain(&folder.entry);
+    if folder.snapshots.is_empty() {
+        return line(objects);
+    }
+    let is_label = |key: &&ObjectKey| key.file_name() == "backup_label";
+    let (labels, others): (Vec<_>, Vec<_>) = objects.partition(is_label);
+    let mut text = skipping("snapshots");
+    labels.iter().for_each(|key| text.push_str(&skipping(key.as_str())));
+    text.push_str(&line(others.into_iter()));
+    text
+}
+
+fn skipping(what: &str) -> String {
+    format!("Skipping deletion of {what} due to --dry-run option\n")
 }
 
 fn line<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> String {
@@ -23,7 +41,7 @@ fn line<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> String {
     if keys.is_empty() {
         return String::new();
     }
-    format!("Skipping deletion of objects [{}] due to --dry-run option\n", keys.join(", "))
+    skipping(&format!("objects [{}]", keys.join(", ")))
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ async fn place_label(
         let hint = "Name the data directory as it is on the recovered volumes.";
         return Err(RestoreError::Recovery { reason, hint: Some(hint.into()) });
     }
-    check_not_running(target)?;
+    remove_stale_lock(target)?;
     cancel.check()?;
     let key = catalog.layout().backup_object(&backup.id, "backup_label");
     let stored = catalog.store().get(&key).await.map_err(RestoreError::Store)?;
@@ -332,22 +332,29 @@ fn volume_name(snapshot: &SnapshotRecord, instance_id: &str) -> String {
     format!("{}-{hash:08x}", stem.trim_end_matches('-'))
 }
 
-/// A snapshot of a running server has its `postmaster.pid`, so only the process itself tells:
-/// PostgreSQL works in its data directory.
-fn check_not_running(target: &Path) -> Result<(), RestoreError> {
-    let text = fs::read_to_string(target.join("postmaster.pid")).unwrap_or_default();
-    let Some(process) = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok()) else {
-        return Ok(());
+/// A snapshot of a running server holds its `postmaster.pid`, which names a process of another
+/// machine, or of another time: PostgreSQL may take it for a server that runs and refuse to
+/// start. So only a process that works in the data directory counts, as PostgreSQL does; else
+/// the file goes. Source: PostgreSQL's documentation, "Making a Base Backup Using the Low Level
+/// API", which leaves it out of backups.
+fn remove_stale_lock(target: &Path) -> Result<(), RestoreError> {
+    let path = target.join("postmaster.pid");
+    let text = match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        read => read.map_err(RestoreError::disk(&path))?,
     };
-    let works_in = fs::read_link(format!("/proc/{process}/cwd")).ok();
+    let process = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok());
     let here = fs::canonicalize(target).map_err(RestoreError::disk(target))?;
-    match works_in {
-        Some(folder) if folder == here => {
+    match process.map(|process| fs::read_link(format!("/proc/{process}/cwd"))) {
+        Some(Ok(folder)) if folder == here => {
             let reason = format!("PostgreSQL is running in \"{}\"", target.display());
-            Err(RestoreError::Recovery { reason, hint: Some("Stop it first.".into()) })
+            return Err(RestoreError::Recovery { reason, hint: Some("Stop it first.".into()) });
         }
-        _ => Ok(()),
+        // Somebody else's process: what it is cannot be told.
+        Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        _ => {}
     }
+    fs::remove_file(&path).map_err(RestoreError::disk(&path))
 }
 
 fn write_label(target: &Path, label: &[u8]) -> io::Result<()> {
@@ -370,7 +377,7 @@ fn refused(reason: &str) -> RestoreError {
 
 #[cfg(test)]
 mod tests {
-    use crate::restore::snapshot::{check_not_running, volume_name, write_label};
+    use crate::restore::snapshot::{remove_stale_lock, volume_name, write_label};
     use crate::snapshot::{AwsSnapshot, SnapshotRecord};
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -407,10 +414,22 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_postmaster_pid_does_not_hinder() {
+    fn a_stale_postmaster_pid_goes_and_a_running_server_is_told() {
         let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("postmaster.pid");
         let here = std::process::id().to_string();
-        std::fs::write(folder.path().join("postmaster.pid"), here).expect("write");
-        check_not_running(folder.path()).expect("this process works elsewhere");
+        std::fs::write(&path, &here).expect("write");
+        remove_stale_lock(folder.path()).expect("this process works elsewhere");
+        assert!(!path.exists());
+        remove_stale_lock(folder.path()).expect("nothing to remove");
+        let mut server = std::process::Command::new("sleep")
+            .arg("60")
+            .current_dir(folder.path())
+            .spawn()
+            .expect("a process");
+        std::fs::write(&path, server.id().to_string()).expect("write");
+        let refused = remove_stale_lock(folder.path());
+        server.kill().and_then(|()| server.wait()).expect("ended");
+        assert!(refused.is_err() && path.exists());
     }
 }

@@ -52,10 +52,10 @@ async fn what_a_killed_run_had_claimed_is_found_in_the_cloud_and_swept() {
     let folder = "p/main/base/20260101T000000";
     let claim = r#"{"format":1,"tool":"t","backup_name":null,"method":"snapshot",
         "started":"2026-01-01T00:00:00Z","host":"h","process":1,"snapshots":{"provider":"aws",
-        "provider_info":{"region":"r"},"server_name":"main",
+        "provider_info":{"region":"r"},"server_name":"main","run":"h/1",
         "disks":[{"disk":"pgdata","volume_id":"vol-1"}]}}"#;
     write(catalog.store(), &format!("{folder}/started.json"), claim).await;
-    let marker = "barman-cloud backup 20260101T000000 of server main";
+    let marker = "barman-cloud backup 20260101T000000 of server main by h/1";
     let cloud = MemoryCloud::default().with("snap-1", "vol-1", marker).with("snap-2", "vol-1", "");
     let later = fixtures::now() + ABANDONED_AFTER + ABANDONED_AFTER;
     let plan = plan_at(&catalog, &policy("REDUNDANCY 1"), &OPTIONS, later).await.expect("plans");

@@ -10,9 +10,7 @@
 
 use crate::cloud::{ApiError, Ec2Settings, Environment, Repeat};
 use crate::flow::{Backoff, Cancel, RetryLimits};
-use crate::snapshot::aws_answers::{
-    instance_of, record_of, snapshot_name, state_of, tag, volume_of,
-};
+use crate::snapshot::aws_answers::{instance_of, record_of, snapshot_name, state_of, volume_of};
 use crate::snapshot::ec2::{Ec2, Params};
 use crate::snapshot::xml::Element;
 use crate::snapshot::{
@@ -382,7 +380,7 @@ impl SnapshotCloud for Aws {
 
     async fn find(
         &self,
-        name: &str,
+        _name: &str,
         volume_id: &str,
         marker: &str,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
@@ -391,9 +389,8 @@ impl SnapshotCloud for Aws {
         let found = found.map_err(|error| {
             SnapshotError::of_call(&format!("look for snapshots of volume \"{volume_id}\""), &error)
         })?;
-        let ours = |item: &&Element| {
-            item.text("description") == Some(marker) || tag(item, "Name") == Some(name)
-        };
+        // The name alone would do for others too: theirs must not be deleted.
+        let ours = |item: &&Element| item.text("description") == Some(marker);
         Ok(found.iter().filter(ours).filter_map(snapshot_name).collect())
     }
 

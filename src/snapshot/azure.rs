@@ -162,7 +162,7 @@ impl Azure {
             match self.manager.look(&tracking).await.map_err(failed)? {
                 Progress::Running { .. } => return Ok(SnapshotState::Creating),
                 Progress::Failed { reason } => return Ok(SnapshotState::Failed { reason }),
-                Progress::Done => {
+                Progress::Done | Progress::Untold => {
                     self.known().insert(name.to_string(), Known::Asked(None));
                 }
             }

@@ -33,9 +33,16 @@ pub enum Tracking {
 /// How far a change is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    Running { retry_after: Option<Duration> },
+    Running {
+        retry_after: Option<Duration>,
+    },
     Done,
-    Failed { reason: String },
+    Failed {
+        reason: String,
+    },
+    /// Whoever may act on a resource but not on its group may not look at operations, says the
+    /// document; the resource itself tells as well.
+    Untold,
 }
 
 /// What becomes of a resource by a change.
@@ -109,6 +116,7 @@ impl ResourceManager {
             Err(error) if error.is_not_found() => {
                 return Ok(Progress::Running { retry_after: None });
             }
+            Err(error) if error.is_denied() => return Ok(Progress::Untold),
             Err(error) if matches!(tracking, Tracking::Location(_)) && is_verdict(&error) => {
                 return Ok(Progress::Failed { reason: error.reason });
             }
@@ -151,7 +159,7 @@ impl ResourceManager {
             loop {
                 pauses.rest(change.what, retry_after).await?;
                 match self.look(&tracking).await.map_err(failed)? {
-                    Progress::Done => break,
+                    Progress::Done | Progress::Untold => break,
                     Progress::Running { retry_after: asked } => retry_after = asked,
                     Progress::Failed { reason } => return Err(broken(&reason)),
                 }
@@ -227,7 +235,6 @@ fn is_absent(error: &ApiError) -> bool {
 /// A client error at `Location` is how the operation ended, unless it is about the question.
 fn is_verdict(error: &ApiError) -> bool {
     error.status.is_some_and(|status| (400..500).contains(&status) && status != 429)
-        && !error.is_denied()
 }
 
 fn is_same_service(endpoint: &Url, url: &Url) -> bool {

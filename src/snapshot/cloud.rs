@@ -49,8 +49,8 @@ pub trait SnapshotCloud: fmt::Debug + Send + Sync {
         lock: &SnapshotLock,
     ) -> Result<SnapshotRecord, SnapshotError>;
 
-    /// Finds snapshots that a broken run may have left: those of volume `volume_id` that have
-    /// the name, or carry the marker of the run.
+    /// Finds snapshots that a broken run may have left: those of volume `volume_id` that carry
+    /// the marker of the run or, where names are unique, have the name.
     async fn find(
         &self,
         name: &str,

@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 pub struct PendingSnapshots {
     pub provider: ProviderRecord,
     pub server_name: String,
+    /// Which run it is: another bucket may have a server of the same name and a backup of the
+    /// same second.
+    pub run: String,
     pub disks: Vec<PendingDisk>,
 }
 
@@ -28,18 +31,25 @@ pub fn snapshot_name(disk: &str, backup_id: &str) -> String {
 }
 
 impl PendingSnapshots {
-    /// A text that no other backup's snapshots carry.
+    /// A text that no other run's snapshots carry. EC2 takes 255 characters.
     pub fn marker(&self, backup_id: &str) -> String {
-        format!("barman-cloud backup {backup_id} of server {}", self.server_name)
+        let short = |text: &str| text.chars().take(90).collect::<String>();
+        let (server, run) = (short(&self.server_name), short(&self.run));
+        format!("barman-cloud backup {backup_id} of server {server} by {run}")
     }
 
-    pub fn of(provider: ProviderRecord, server_name: &str, planned: &[PlannedSnapshot]) -> Self {
+    pub fn of(
+        provider: ProviderRecord,
+        server_name: &str,
+        run: String,
+        planned: &[PlannedSnapshot],
+    ) -> Self {
         let disk = |planned: &PlannedSnapshot| PendingDisk {
             disk: planned.disk.clone(),
             volume_id: planned.volume.id.clone(),
         };
         let disks = planned.iter().map(disk).collect();
-        Self { provider, server_name: server_name.into(), disks }
+        Self { provider, server_name: server_name.into(), run, disks }
     }
 
     pub fn to_json(&self) -> Value {
@@ -53,6 +63,7 @@ impl PendingSnapshots {
             "provider": provider,
             "provider_info": provider_info,
             "server_name": self.server_name,
+            "run": self.run,
             "disks": disks,
         })
     }
@@ -66,6 +77,27 @@ impl PendingSnapshots {
             volume_id: text(&value["volume_id"]),
         };
         let disks = disks.iter().map(disk).collect();
-        Ok(Self { provider, server_name: text(&value["server_name"]), disks })
+        let (server_name, run) = (text(&value["server_name"]), text(&value["run"]));
+        Ok(Self { provider, server_name, run, disks })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::snapshot::{PendingDisk, PendingSnapshots, ProviderRecord, snapshot_name};
+
+    #[test]
+    fn what_is_about_to_be_created_round_trips_with_its_names() {
+        let pending = PendingSnapshots {
+            provider: ProviderRecord::Google { project: Some("p".into()) },
+            server_name: "x".repeat(300),
+            run: "host/4711".into(),
+            disks: vec![PendingDisk { disk: "pgdata".into(), volume_id: "v".into() }],
+        };
+        assert_eq!(PendingSnapshots::parse(&pending.to_json()), Ok(pending.clone()));
+        let marker = pending.marker("20261121T001847");
+        assert!(marker.contains("20261121T001847") && marker.ends_with("by host/4711"));
+        assert!(marker.len() <= 255);
+        assert_eq!(snapshot_name("pgdata", "20261121T001847"), "pgdata-20261121t001847");
     }
 }

@@ -304,14 +304,19 @@ fn an_empty_archive_lists_shows_and_fetches_nothing() {
 }
 
 #[test]
-fn snapshots_are_refused_before_anything_is_touched() {
-    let outcome = ours(
-        "barman-cloud-backup",
-        &["--snapshot-instance", "i", "--snapshot-disk", "d", "s3://b", "srv"],
-    );
-    outcome.exits(4).says("snapshot backups are not supported by this version");
-    let words = ["--snapshot-recovery-instance", "i", "s3://b", "srv", "x", "/nonexistent/x"];
-    ours("barman-cloud-restore", &words).exits(4).says("not supported");
+fn snapshot_options_that_lack_something_exit_4_before_anything_is_touched() {
+    let backup = |options: &[&str]| {
+        let words: Vec<&str> = options.iter().copied().chain(["s3://b", "srv"]).collect();
+        ours("barman-cloud-backup", &words).exits(4)
+    };
+    backup(&["--snapshot-instance", "i"]).says("--snapshot-disk");
+    backup(&["--snapshot-disk", "d"]).says("--snapshot-instance");
+    let both = ["--snapshot-instance", "i", "--snapshot-disk", "d"];
+    backup(&both).says("--aws-region");
+    backup(&[&both[..], &["--gzip"]].concat()).says("compression");
+    let google = ["--cloud-provider", "google-cloud-storage"];
+    let words = [&both[..], &google, &["gs://b", "srv"]].concat();
+    ours("barman-cloud-backup", &words).exits(4).says("--gcp-project");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod connection;
 #[path = "../control_planes/mod.rs"]
 #[allow(dead_code, reason = "tests of one cloud use their part")]
 mod control_planes;
+mod control_planes_strict;
 mod exit_codes;
 mod exit_codes_content;
 #[path = "../gcs_fake/mod.rs"]
@@ -31,7 +32,9 @@ mod retention;
 mod round_trip;
 mod snapshot_aws;
 mod snapshot_azure;
+mod snapshot_ec2;
 mod snapshot_google;
+mod snapshot_stories;
 mod store_conformance;
 mod store_faults;
 mod store_features;

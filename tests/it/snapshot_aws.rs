@@ -126,6 +126,11 @@ fn a_fresh_machine_recovers_from_snapshots_with_one_command() {
     restore(&[&instance]).exits(0);
     restore(&[&instance, "--create-volumes"]).exits(0);
     assert_eq!(lab.volumes_of_snapshots().len(), 2);
+    // Barman compares the mount options that we recorded to the letter.
+    if let Some(barman) = Commands::barman() {
+        let positionals = ["snap", data.as_str()];
+        scene.run(&barman, "barman-cloud-restore", &[&instance], &positionals).exits(0);
+    }
 
     let line =
         scene.ours.shell_line("barman-cloud-wal-restore", &scene.store, &[], &[SERVER, "%f", "%p"]);
@@ -263,6 +268,16 @@ fn the_snapshots_of_a_killed_run_are_found_and_deleted() {
 }
 
 #[test]
+fn snapshots_that_are_not_complete_in_time_fail_the_backup_and_go() {
+    let Some(scene) = Scene::set() else { return };
+    scene.lab.stay_pending(1000);
+    let failed = scene.backup(&scene.ours, &["--aws-await-snapshots-timeout=2"]).exits(1);
+    failed.says("2 of 2 snapshots were not complete after 2 s");
+    assert_eq!(scene.snapshots(), []);
+    scene.no_session_of_ours();
+}
+
+#[test]
 fn a_run_that_is_told_to_stop_deletes_its_snapshots() {
     let Some(scene) = Scene::set() else { return };
     scene.lab.stay_pending(1000);
@@ -281,7 +296,7 @@ fn a_run_that_is_told_to_stop_deletes_its_snapshots() {
 }
 
 #[test]
-fn barman_lists_shows_checks_and_deletes_our_snapshot_backup() {
+fn barman_lists_shows_keeps_and_deletes_our_snapshot_backup() {
     let (Some(barman), Some(scene)) = (Commands::barman(), Scene::set()) else { return };
     scene.backup(&scene.ours, &["-n", "ours"]).exits(0);
     let id = scene.id();

@@ -210,6 +210,17 @@ async fn a_denied_azure_snapshot_names_the_action() {
 }
 
 #[tokio::test]
+async fn azure_snapshots_need_no_permission_to_look_at_operations() {
+    let fake = machine();
+    let action = "Microsoft.Compute/locations/operations/read";
+    fake.fail("GET", "/operations/", 0, usize::MAX, forbidden(action));
+    let cloud = cloud(&fake);
+    let records = take(&*cloud, &DISKS).await.expect("snapshots");
+    let deleted = join_all(records.iter().map(|record| cloud.delete(record))).await;
+    assert_eq!(deleted, vec![Ok(Deletion::Deleted); 2]);
+}
+
+#[tokio::test]
 async fn azure_throttling_is_waited_for_as_long_as_it_asks() {
     let fake = machine();
     fake.fail("PUT", "/snapshots/", 0, 1, throttled(1));
@@ -257,7 +268,6 @@ async fn a_fault_at_any_request_leaves_no_azure_snapshot_behind() {
                 match take_or_clean(&*cloud, &DISKS).await {
                     Ok(records) => {
                         assert_eq!(fake.snapshots(), SNAPSHOTS, "{at}");
-                        assert_ne!(name, "denied", "{at}");
                         for record in &records {
                             assert_eq!(cloud.delete(record).await, Ok(Deletion::Deleted), "{at}");
                         }

@@ -61,12 +61,12 @@ impl Ec2Lab {
     /// `None` (after saying so) without an emulator, or without the rights to mount.
     pub fn open() -> Option<Self> {
         let endpoint = outside::required(outside::S3, "the EC2 emulator")?;
-        if postgres_user().is_none() {
-            outside::skip("disks are mounted as root only");
+        let folder = tempfile::Builder::new().prefix("bc-ec2-").tempdir().expect("a folder");
+        if postgres_user().is_none() || !has_loop_devices(folder.path()) {
+            outside::not_here("disks need root, loop devices and mkfs.ext4");
             return None;
         }
         let instance = unique("pg");
-        let folder = tempfile::Builder::new().prefix("bc-ec2-").tempdir().expect("a folder");
         let state = Arc::new(Mutex::new(State {
             endpoint,
             folder,
@@ -242,6 +242,22 @@ impl State {
         self.disks.iter().for_each(|disk| freeze("--unfreeze", disk));
         copied
     }
+}
+
+/// Makes a file system on a loop device and mounts it, once, to see whether that is allowed.
+fn has_loop_devices(folder: &Path) -> bool {
+    let (image, point) = (folder.join("probe.img"), folder.join("probe"));
+    let made = std::fs::File::create(&image).and_then(|file| file.set_len(4 << 20));
+    let succeeds = |program: &str, words: &[&str], path: &Path| {
+        let outcome = Command::new(program).args(words).arg(path).output();
+        outcome.is_ok_and(|output| output.status.success())
+    };
+    let image_name = image.display().to_string();
+    let mounted = made.is_ok()
+        && std::fs::create_dir(&point).is_ok()
+        && succeeds("mkfs.ext4", &["-q"], &image)
+        && succeeds("mount", &["-o", "loop", &image_name], &point);
+    mounted && succeeds("umount", &[], &point)
 }
 
 fn respond(request: &Request, state: &mut State) -> Answer {

@@ -11,7 +11,7 @@
 //! places     good and bad ones, and tables of exit codes;  web: answers that a test writes
 //! outside    what `scripts/test` has prepared: Barman, emulators
 //! ec2        an instance with disks that are really there
-//! snapshots  a snapshot backup without PostgreSQL
+//! snapshots  a snapshot backup without PostgreSQL;  volumes: what a cluster lies on then
 //! process    run, outcome, peak memory;  scratch: folders and PostgreSQL's user
 //! ```
 
@@ -32,5 +32,6 @@ pub mod process;
 pub mod scratch;
 pub mod snapshots;
 pub mod stores;
+pub mod volumes;
 pub mod wait;
 pub mod web;

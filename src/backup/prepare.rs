@@ -7,7 +7,7 @@ use crate::backup::produce::PageChecks;
 use crate::backup::ship::Freight;
 use crate::backup::survey::{Area, survey};
 use crate::backup::tally::Tally;
-use crate::catalog::{ArchiveIdentity, BackupId, Catalog, TarballTarget};
+use crate::catalog::{ArchiveIdentity, BackupId, BackupStatus, Catalog, TarballTarget};
 use crate::codec::{BLOCK_BYTES, Compression, TarballCodec};
 use crate::flow::{Buffers, Cancel, Limits, Pace, WorkerPool};
 use crate::monitor::{Metric, Monitor};
@@ -115,7 +115,8 @@ pub async fn check_archive(catalog: &Catalog, facts: &ServerFacts) -> Result<(),
     catalog.check_identity(&stored, &ours).map_err(BackupError::Catalog)
 }
 
-/// Refuses a name that another backup has: a restore by name could not tell them apart.
+/// Refuses a name that another backup has: a restore by name could not tell them apart. A
+/// failed one does not count: its name is free for the next try.
 pub async fn check_name(
     catalog: &Catalog,
     options: &BackupOptions,
@@ -123,7 +124,11 @@ pub async fn check_name(
 ) -> Result<(), BackupError> {
     let Some(name) = options.name.as_deref() else { return Ok(()) };
     let listing = catalog.load(limits, options.now).await.map_err(BackupError::Catalog)?;
-    let taken = listing.backups.iter().find(|backup| backup.name() == Some(name));
+    let taken = listing
+        .backups
+        .iter()
+        .filter(|backup| backup.status() != BackupStatus::Failed)
+        .find(|backup| backup.name() == Some(name));
     match taken {
         None => Ok(()),
         Some(backup) => Err(BackupError::Refused {

@@ -82,17 +82,21 @@ impl CatalogListing {
         found.map(|backup| backup.id.clone()).ok_or(SelectError::Unknown)
     }
 
+    /// A failed backup gives way to the one that was taken under its name afterwards.
     fn named(&self, name: &str) -> Result<BackupId, SelectError> {
-        let mut ids: Vec<BackupId> = self
-            .backups
-            .iter()
-            .filter(|backup| backup.name() == Some(name))
-            .map(|backup| backup.id.clone())
-            .collect();
-        match ids.len() {
-            0 => Err(SelectError::Unknown),
-            1 => Ok(ids.remove(0)),
-            _ => Err(SelectError::Ambiguous(ids)),
+        let mut named: Vec<&Backup> =
+            self.backups.iter().filter(|backup| backup.name() == Some(name)).collect();
+        let failed = |backup: &Backup| backup.status() == BackupStatus::Failed;
+        if named.iter().any(|backup| !failed(backup)) {
+            named.retain(|backup| !failed(backup));
+        }
+        match named.as_slice() {
+            [] => Err(SelectError::Unknown),
+            [one] => Ok(one.id.clone()),
+            several => {
+                let ids = several.iter().map(|backup| backup.id.clone()).collect();
+                Err(SelectError::Ambiguous(ids))
+            }
         }
     }
 
@@ -141,9 +145,12 @@ mod tests {
             backups: vec![
                 backup("20260101T000000", BackupStatus::Failed, None),
                 backup("20260102T000000", BackupStatus::Done, Some("a")),
+                backup("20260102T120000", BackupStatus::Done, Some("twice")),
                 backup("20260103T000000", BackupStatus::Done, Some("twice")),
-                backup("20260104T000000", BackupStatus::Failed, Some("twice")),
-                backup("20260105T000000", BackupStatus::Started, None),
+                backup("20260104T000000", BackupStatus::Failed, Some("again")),
+                backup("20260105T000000", BackupStatus::Started, Some("again")),
+                backup("20251231T000000", BackupStatus::Failed, Some("never")),
+                backup("20251230T000000", BackupStatus::Failed, Some("twice")),
             ],
             ..CatalogListing::default()
         };
@@ -154,6 +161,8 @@ mod tests {
             ("latest", "20260103T000000"),
             ("last-failed", "20260104T000000"),
             ("a", "20260102T000000"),
+            ("again", "20260105T000000"),
+            ("never", "20251231T000000"),
             ("20300101T000000", "20300101T000000"),
         ] {
             assert_eq!(resolve(&listing, text).as_deref(), Ok(id), "{text}");

@@ -90,7 +90,7 @@ pub async fn fetch(
         spool.prepare().map_err(WalArchiveError::Spool)?;
     }
     let fetch = Fetch { name, destination, catalog, options, spool: &spool, cancel };
-    if fetch.from_spool().await? {
+    if fetch.take_from_spool().await? {
         debug!(wal = %name, "delivered from the spool");
         return Ok(FetchOutcome::Delivered);
     }
@@ -130,7 +130,7 @@ struct Fetch<'a> {
 impl Fetch<'_> {
     /// Delivers what was fetched ahead, or arrives just now. An entry that does not stand its
     /// checks is gone afterwards, and the file is fetched as if there had been none.
-    async fn from_spool(&self) -> Result<bool, WalArchiveError> {
+    async fn take_from_spool(&self) -> Result<bool, WalArchiveError> {
         let (name, spool) = (self.name, self.spool);
         if name.kind() != WalFileKind::Segment {
             return Ok(false);

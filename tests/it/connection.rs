@@ -73,7 +73,8 @@ fn every_way_of_libpq_leads_to_the_server() {
     let uri = format!("postgresql://keeper@/postgres?host={}", socket.replace('/', "%2F"));
     let quoted =
         format!("host='{socket}' user = 'keeper' dbname=postgres application_name='two words'");
-    let ways: [(&[&str], Vec<(&str, &str)>); 8] = [
+    type Way<'a> = (&'a [&'a str], Vec<(&'a str, &'a str)>);
+    let ways: [Way<'_>; 8] = [
         (&["-h", &socket, "-U", "keeper", "-p", "5432"], vec![password]),
         (&[], vec![host, user, password]),
         (&["-U", "keeper"], vec![host, passfile]),

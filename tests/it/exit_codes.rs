@@ -180,7 +180,11 @@ fn a_wrong_command_line_has_the_exit_codes_of_the_contract() {
     let bad =
         |urls: &[&str]| -> Vec<Place> { urls.iter().map(|url| s3.clone().with_url(url)).collect() };
     let with = |options: &[&str], without: &[&str]| -> Vec<Line> {
-        world.lines(&[s3.clone()], without).into_iter().map(|line| line.with(options)).collect()
+        world
+            .lines(std::slice::from_ref(&s3), without)
+            .into_iter()
+            .map(|line| line.with(options))
+            .collect()
     };
     let backup = |options: &[&str]| world.line(BACKUP, &s3).with(options);
     let mut rows: Vec<Row> = vec![
@@ -260,7 +264,9 @@ fn a_backup_that_fails_on_its_way_exits_1_and_is_recorded_as_failed() {
         true => {
             fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0o700))
         }
-        false => fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0)),
+        false => {
+            fs::set_permissions(&unreadable, std::os::unix::fs::PermissionsExt::from_mode(0o0))
+        }
     }
     .expect("chmod");
     check(vec![row("unreadable file: backup", 1, vec![line])]);

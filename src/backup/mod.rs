@@ -47,13 +47,14 @@ use crate::backup::produce::{Production, SurveyedArea};
 use crate::backup::record::{Begun, Took, add_begin, add_end, facts_before};
 use crate::backup::ship::Freight;
 use crate::backup::tally::{Noticings, Tally};
-use crate::backup::wal::{needed, wait_for_wal};
+use crate::backup::wal::{needed, wait_for_archiver, wait_for_wal};
 use crate::catalog::{BackupId, BackupInfo, BackupMethod, BackupRecord, Catalog, StartedRecord};
 use crate::disk::Accounts;
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Monitor, Phase};
 use crate::pgdata::{ControlFile, WalRange};
-use crate::postgres::{ServerFacts, Session, StartedBackup, StoppedBackup};
+use crate::postgres::{ArchiveWait, ServerFacts, Session, StartedBackup, StoppedBackup};
+use crate::wal::WalSegment;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -174,11 +175,19 @@ impl Run<'_> {
         let range = WalRange { timeline: start.timeline, begin: start.lsn, end: stopped.end };
         manifest.finish(vec![range]).await?;
 
+        self.monitor.phase(Phase::WaitingForWal);
         let size = self.facts.wal_segment_size;
-        if let WalConfirmation::WaitUpTo(patience) = self.options.wal {
-            self.monitor.phase(Phase::WaitingForWal);
-            let needed = needed(start.timeline, start.lsn, stopped.end, size);
-            wait_for_wal(self.catalog, needed, size, patience, &self.cancel).await?;
+        match self.options.wal {
+            WalConfirmation::WaitUpTo(patience) => {
+                let needed = needed(start.timeline, start.lsn, stopped.end, size);
+                wait_for_wal(self.catalog, needed, size, patience, &self.cancel).await?;
+            }
+            WalConfirmation::Leave if self.facts.archives() => {
+                let last = WalSegment::before(start.timeline, stopped.end, size).name(size);
+                let directory = self.facts.data_directory.join("pg_wal");
+                wait_for_archiver(&directory, &last, &self.cancel).await?;
+            }
+            WalConfirmation::Leave => {}
         }
         // Everything is stored and confirmed: only the record makes it a backup.
         self.publish(&carried, Took { copy: took_copy, total: self.begun.elapsed() }).await
@@ -240,8 +249,7 @@ impl Run<'_> {
         files.insert(0, read_control_file(&pgdata, &production.accounts)?);
         self.monitor.phase(Phase::StoppingBackup);
         let restore_point = format!("barman_{}", self.id);
-        let wait = self.options.wal.who_waits();
-        let stopped = started.stop(&restore_point, wait, &self.cancel).await;
+        let stopped = started.stop(&restore_point, ArchiveWait::Caller, &self.cancel).await;
         let stopped = stopped.map_err(BackupError::Postgres)?;
         prepare::check_timeline(self.info.timeline, stopped.timeline)?;
         let modified = u64::try_from(stopped.end_time.timestamp().as_second()).unwrap_or(0);

@@ -4,6 +4,7 @@ use crate::backup::BackupError;
 use crate::catalog::Catalog;
 use crate::flow::Cancel;
 use crate::wal::{Lsn, SegmentSize, TimelineId, WalSegment};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The first and the longest pause between two looks at the archive. The archiver was woken
@@ -57,15 +58,50 @@ pub async fn wait_for_wal(
     }
 }
 
+/// Waits until the server's own archiver has passed on `last`, the last segment of the backup,
+/// wherever it takes it: without a limit, as `pg_backup_stop` does, which looks once a second.
+///
+/// Source: `XLogArchiveIsBusy`, PostgreSQL src/backend/access/transam/xlogarchive.c.
+pub async fn wait_for_archiver(
+    wal_directory: &Path,
+    last: &str,
+    cancel: &Cancel,
+) -> Result<(), BackupError> {
+    let mut tell_at = Instant::now() + TELL_EVERY;
+    let mut pause = PAUSE_MIN;
+    while !is_archived(wal_directory, last) {
+        if Instant::now() > tell_at {
+            tell_at += TELL_EVERY;
+            tracing::warn!(segment = last, "waiting for the server's archiver");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(1)),
+            () = cancel.cancelled() => return Err(BackupError::Cancelled),
+        }
+    }
+    Ok(())
+}
+
+/// A segment that is archived is marked so, until it is recycled.
+fn is_archived(wal_directory: &Path, segment: &str) -> bool {
+    let marked = |suffix: &str| {
+        wal_directory.join("archive_status").join(format!("{segment}.{suffix}")).exists()
+    };
+    // Twice, because the mark may have changed between the two looks.
+    marked("done")
+        || (!marked("ready") && (marked("done") || !wal_directory.join(segment).exists()))
+}
+
 #[cfg(test)]
 mod tests {
     use crate::backup::BackupError;
-    use crate::backup::wal::{needed, wait_for_wal};
+    use crate::backup::wal::{needed, wait_for_archiver, wait_for_wal};
     use crate::catalog::{Catalog, Layout, ServerName};
     use crate::flow::Cancel;
     use crate::store::{ObjectKey, PutMode, PutOptions, Store};
     use crate::wal::{Lsn, SegmentSize, TimelineId};
     use bytes::Bytes;
+    use std::fs;
     use std::time::Duration;
 
     async fn put(store: &Store, key: &str) {
@@ -74,6 +110,31 @@ mod tests {
             .put(&key, Bytes::from_static(b"wal"), PutMode::Create, &PutOptions::default())
             .await
             .expect("put");
+    }
+
+    #[tokio::test]
+    async fn the_archiver_is_waited_for_until_it_has_marked_or_recycled_the_segment() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (segment, status) = ("000000010000000000000002", folder.path().join("archive_status"));
+        fs::create_dir(&status).expect("directory");
+        let (cancel, limit) = (Cancel::new(), Duration::from_millis(200));
+        let wait = || async {
+            let waiting = wait_for_archiver(folder.path(), segment, &cancel);
+            tokio::time::timeout(limit, waiting).await.is_ok()
+        };
+        assert!(wait().await, "recycled long ago");
+        fs::write(folder.path().join(segment), b"wal").expect("segment");
+        assert!(!wait().await, "not even marked as ready");
+        fs::write(status.join(format!("{segment}.ready")), b"").expect("mark");
+        assert!(!wait().await);
+        let rename = || {
+            fs::rename(
+                status.join(format!("{segment}.ready")),
+                status.join(format!("{segment}.done")),
+            )
+        };
+        rename().expect("archived");
+        assert!(wait().await);
     }
 
     #[tokio::test]

@@ -109,6 +109,8 @@ fn zstd_encoder(
     encoder.set_parameter(CParameter::OverlapSizeLog(1))?;
     encoder.set_parameter(CParameter::MaxBlockSize(ZSTD_BLOCK_BYTES))?;
     encoder.set_parameter(CParameter::UseBlockSplitter(ParamSwitch::Disable))?;
-    encoder.set_parameter(CParameter::ChecksumFlag(true))?;
+    // No checksum of the whole content: it would be computed in sequence, and every job has one
+    // in the index, the object one in the record.
+    encoder.set_parameter(CParameter::ChecksumFlag(false))?;
     Ok(encoder)
 }

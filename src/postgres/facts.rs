@@ -55,6 +55,17 @@ pub enum TablespaceLocation {
 
 const WHAT: &str = "read the server's settings";
 
+impl ServerFacts {
+    /// Whether this server archives the WAL of a backup that it takes.
+    pub fn archives(&self) -> bool {
+        match self.archive_mode.as_str() {
+            "always" => true,
+            "on" => !self.in_recovery,
+            _ => false,
+        }
+    }
+}
+
 impl Session {
     /// Reads everything in [`ServerFacts`]; a role without `pg_read_all_settings` gets
     /// [`PostgresError::Privilege`].

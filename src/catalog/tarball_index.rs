@@ -17,8 +17,8 @@
 //! what is not taken yet.
 
 use crate::codec::BlockMark;
+use crate::store::hex;
 use serde::{Deserialize, Serialize};
-use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, Write};
 use std::mem;
 
@@ -146,13 +146,6 @@ pub fn read_index(stored: &[u8]) -> Result<Vec<BlockMark>, IndexReadError> {
         marks.push(BlockMark { raw_offset, stored_offset, stored_bytes, crc32 });
     }
     Ok(marks)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        write!(text, "{byte:02x}").expect("writing to a string cannot fail");
-        text
-    })
 }
 
 #[cfg(test)]

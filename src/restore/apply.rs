@@ -13,10 +13,10 @@ use crate::restore::blocks::{
 use crate::restore::download::{DownloadBounds, Downloads};
 use crate::restore::extract::{MemberWriter, Targets};
 use crate::restore::journal::Journal;
-use crate::restore::stage::{ChunkReader, StageEnd, digest, hex, on_thread};
+use crate::restore::stage::{ChunkReader, StageEnd, digest, on_thread};
 use crate::restore::writes::{BUFFERS, Writes};
 use crate::restore::{PlannedObject, RestoreCounts, RestoreError, RestorePlan};
-use crate::store::{ObjectKey, Store};
+use crate::store::{ObjectKey, Store, hex};
 use futures::stream::{self, StreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;

@@ -14,6 +14,7 @@
 use crate::flow::WorkerGone;
 use crate::restore::RestoreError;
 use crate::restore::download::Chunk;
+use crate::store::hex;
 use sha2::{Digest, Sha256};
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -133,9 +134,4 @@ pub fn digest(mut chunks: mpsc::Receiver<Arc<Chunk>>) -> String {
         }
     }
     hex(&hash.finalize())
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -44,4 +44,4 @@ pub use lock::ObjectLock;
 pub use options::{AddressingStyle, AzureBlocks, S3Encryption, StoreOptions};
 pub use upload::{Upload, Uploaded};
 pub use url::{StoreUrl, StoreUrlError};
-pub use writer::{Courier, ObjectWriteError, ObjectWriter, WrittenObject};
+pub use writer::{Courier, ObjectWriteError, ObjectWriter, WrittenObject, hex};

@@ -201,7 +201,8 @@ fn count(bytes: usize) -> u64 {
     u64::try_from(bytes).expect("a length fits 64 bits")
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Lower-case hex, as records and manifests write digests.
+pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         write!(text, "{byte:02x}").expect("writing to a string cannot fail");
         text

@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(args.parallel, -1);
         let args: WalArchiveArgs =
             read(&["--zstd", "--compression-level", "-5", "u", "s", "w"]).expect("args");
-        assert_eq!(args.compression_level, crate::codec::CompressionLevel::Number(-5));
+        assert_eq!(args.compression_level, Some(crate::codec::CompressionLevel::Number(-5)));
         let args: WalRestoreArgs = read(&["u", "s", "n", "-d x"]).expect("args");
         assert_eq!(args.wal_dest.to_str(), Some("-d x"));
         let args: WalRestoreArgs = read(&["u", "s", "--", "n", "-d"]).expect("args");

@@ -53,10 +53,10 @@ pub struct WalArchiveArgs {
     /// Compress with lz4
     #[arg(long)]
     pub lz4: bool,
-    /// "low", "medium", "high" or the algorithm's own number, clamped to its range
-    #[arg(long, value_name = "LEVEL", value_parser = value::compression_level,
-          default_value = "medium")]
-    pub compression_level: CompressionLevel,
+    /// "low", "medium", "high" or the algorithm's own number, clamped to its range [default:
+    /// chosen for throughput: gzip 2, bzip2 5, xz 3, zstd 1, lz4 0]
+    #[arg(long, value_name = "LEVEL", value_parser = value::compression_level)]
+    pub compression_level: Option<CompressionLevel>,
     #[command(flatten)]
     pub talk: TalkArgs,
     #[command(flatten)]
@@ -135,7 +135,8 @@ fn resolve(args: WalArchiveArgs, environment: &Environment) -> Result<Resolved, 
     let history_tags = TagArgs { tags: args.history_tags.clone(), tag: args.history_tag.clone() };
     let history_tags = history_tags.into_tags();
     let options = PushOptions {
-        compression: compression_of(&args).map(|algorithm| (algorithm, args.compression_level)),
+        compression: compression_of(&args)
+            .map(|algorithm| (algorithm, args.compression_level.unwrap_or_default())),
         tags: pairs(args.tags.into_tags()),
         history_tags: (!history_tags.is_empty()).then(|| pairs(history_tags)),
         other_content: match args.allow_overwrite {

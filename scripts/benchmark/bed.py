@@ -152,11 +152,14 @@ class Cluster:
         with open(self.directory / "postgresql.conf", "a") as conf:
             conf.write(CONFIGURATION)
         self.start()
-        pgbench = self.megabytes if self.data == "pgbench" else self.megabytes // 2
+        share = {"pgbench": 1, "mixed": 1 / 2, "tables": 1 / 50}[self.data]
+        pgbench = self.megabytes * share
         # 15.1 MB for each unit of scale.
         self.command("pgbench", "-i", "-q", "-s", max(1, round(pgbench / 15.1)))
         if self.data == "mixed":
             self.fill(self.megabytes * 1_000_000 - self.size())
+        if self.data == "tables":
+            self.add_tables(self.megabytes * 1_000_000 // SMALL_TABLE_BYTES)
         self.command("vacuumdb", "-a", "-q", "--freeze", "--analyze")
         self.save_segment()
         self.sql("checkpoint")
@@ -172,6 +175,11 @@ class Cluster:
             done += rows
             grown = self.size() - before
             rows = min(200_000, int((wanted - grown) / (grown / done)))
+
+    def add_tables(self, count):
+        """Adds many small tables, in transactions that do not exhaust the locks."""
+        for first in range(0, count, 500):
+            self.sql(SMALL_TABLES.format(first=first, last=min(first + 500, count) - 1))
 
     def save_segment(self):
         """A real WAL segment of some load, to be archived over and over."""
@@ -245,6 +253,19 @@ insert into mixed select
   decode(md5(random()::text) || md5(random()::text) || md5(random()::text) || md5(random()::text), 'hex')
 from generate_series({first}, {last}) n
 """
+
+# Six files each: a table with its maps, its index, and a TOAST table with an index.
+SMALL_TABLE_BYTES = 90_000
+
+SMALL_TABLES = """
+do $$ begin
+  for n in {first} .. {last} loop
+    execute format('create table small_%s (id int primary key, note text)', n);
+    execute format('insert into small_%s select i, md5(i::text || %s) from generate_series(1, 150) i', n, n);
+  end loop;
+end $$
+"""
+
 
 def warm(folder):
     """Reads everything once, so that each run finds the page cache as the others do; and waits

@@ -16,7 +16,8 @@ use crate::monitor::{Metric, Monitor};
 use crate::pgdata::{ManifestEntry, RelationFile};
 use crate::tarball::{MemberMeta, Owner, TarballWriter};
 use crate::wal::Lsn;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -101,16 +102,31 @@ pub fn produce(
     if plan.name.number == 0 {
         tarball.directories(survey)?;
     }
-    for piece in &plan.pieces {
+    // A plan's pieces are sorted, so shares of one directory are neighbours.
+    for pieces in plan.pieces.chunk_by(|one, next| directory_of(one) == directory_of(next)) {
         production.cancel.check().map_err(|_| BackupError::Cancelled)?;
-        match piece {
-            Piece::File(path) => tarball.file(path)?,
-            Piece::Share { directory, share, shares } => {
-                tarball.share(directory, *share, *shares)?;
+        let mut taken = BTreeSet::new();
+        for piece in pieces {
+            match piece {
+                Piece::File(path) => tarball.file(path)?,
+                Piece::Share { share, shares, .. } => {
+                    taken.insert((*share, *shares));
+                }
             }
+        }
+        if let Some(directory) = pieces.first().and_then(directory_of) {
+            tarball.shares(directory, &taken)?;
         }
     }
     finish(tarball.writer)
+}
+
+/// The directory that a share belongs to.
+fn directory_of(piece: &Piece) -> Option<&Path> {
+    match piece {
+        Piece::File(_) => None,
+        Piece::Share { directory, .. } => Some(directory),
+    }
 }
 
 /// Ends a tarball.
@@ -156,16 +172,23 @@ impl OneTarball<'_> {
         Ok(())
     }
 
-    /// The files of a directory that fall into one share and were not placed one by one.
-    fn share(&mut self, directory: &Path, share: u32, shares: u32) -> Result<(), BackupError> {
+    /// The files of a directory that fall into some of its shares and were not placed one by one.
+    /// The directory is read once for all of them, because it may hold hundreds of thousands.
+    fn shares(
+        &mut self,
+        directory: &Path,
+        taken: &BTreeSet<(u32, u32)>,
+    ) -> Result<(), BackupError> {
         let (area, placed) = (self.area, self.placed);
-        visit(area, directory, &mut |found| {
-            let Found::File { path, .. } = found else { return Ok(()) };
-            let name = Path::new(path.file_name().unwrap_or_default());
-            if share_of(name, shares) != share || placed.contains(&path) {
-                return Ok(());
-            }
-            self.file(&path)
+        let counts: BTreeSet<u32> = taken.iter().map(|(_, shares)| *shares).collect();
+        let is_ours = |name: &OsStr| {
+            counts
+                .iter()
+                .any(|shares| taken.contains(&(share_of(Path::new(name), *shares), *shares)))
+        };
+        visit(area, directory, &is_ours, &mut |found| match found {
+            Found::File { path, .. } if !placed.contains(&path) => self.file(&path),
+            _ => Ok(()),
         })
     }
 

@@ -10,8 +10,8 @@ use crate::backup::{BackupError, disk_error};
 use crate::catalog::TarballTarget;
 use crate::flow::Cancel;
 use crate::pgdata::{FileFilter, Inclusion, Root};
-use std::ffi::OsString;
-use std::fs;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, FileType};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ pub enum Found {
     /// A directory; its content is taken too unless `empty`.
     Directory { path: PathBuf, empty: bool },
     /// A regular file, or a symlink to one: its content is taken either way.
-    File { path: PathBuf, bytes: u64 },
+    File { path: PathBuf },
     /// What a tarball cannot hold in a way that another machine could use.
     Left { path: PathBuf, kind: &'static str },
 }
@@ -52,7 +52,7 @@ pub fn survey(area: &Area, tally: &Tally, cancel: &Cancel) -> Result<AreaSurvey,
     while let Some(directory) = waiting.pop() {
         cancel.check().map_err(|_| BackupError::Cancelled)?;
         let mut small = SmallFiles { directory: directory.clone(), files: 0, bytes: 0 };
-        visit(area, &directory, &mut |found| {
+        visit(area, &directory, &|_| true, &mut |found| {
             match found {
                 Found::Directory { path, empty } => {
                     survey.directories.push(path.clone());
@@ -60,13 +60,16 @@ pub fn survey(area: &Area, tally: &Tally, cancel: &Cancel) -> Result<AreaSurvey,
                         waiting.push(path);
                     }
                 }
-                Found::File { path, bytes } if bytes >= BIG_FILE_BYTES => {
-                    survey.big_files.push(BigFile { path, bytes });
-                }
-                Found::File { bytes, .. } => {
-                    small.files += 1;
-                    small.bytes += bytes;
-                }
+                Found::File { path } => match bytes_of(&area.root.join(&path))? {
+                    None => {}
+                    Some(bytes) if bytes >= BIG_FILE_BYTES => {
+                        survey.big_files.push(BigFile { path, bytes });
+                    }
+                    Some(bytes) => {
+                        small.files += 1;
+                        small.bytes += bytes;
+                    }
+                },
                 Found::Left { path, kind } => {
                     let path = area.root.join(path);
                     tracing::warn!(path = %path.display(), kind, "left a file out");
@@ -81,21 +84,24 @@ pub fn survey(area: &Area, tally: &Tally, cancel: &Cancel) -> Result<AreaSurvey,
     Ok(survey)
 }
 
-/// Calls `each` with everything in one directory of an area that belongs into the backup.
+/// Calls `each` with everything in one directory of an area that belongs into the backup and
+/// has a name that is `wanted`; nothing else is asked of the disk for other names.
 /// A directory that has vanished has nothing in it.
 pub fn visit(
     area: &Area,
     directory: &Path,
+    wanted: &dyn Fn(&OsStr) -> bool,
     each: &mut dyn FnMut(Found) -> Result<(), BackupError>,
 ) -> Result<(), BackupError> {
     let absolute = area.root.join(directory);
-    let names = names(&absolute)?;
+    let entries = entries(&absolute)?;
     let root = match area.target {
         TarballTarget::Data => Root::DataDirectory,
         TarballTarget::Tablespace(_) => Root::Tablespace,
     };
-    let filter = area.filter.directory(root, directory, names.iter().map(OsString::as_os_str));
-    for name in &names {
+    let filter =
+        area.filter.directory(root, directory, entries.iter().map(|(name, _)| name.as_os_str()));
+    for (name, kind) in entries.iter().filter(|(name, _)| wanted(name)) {
         if directory.as_os_str().is_empty() && area.replaced.contains(name) {
             continue;
         }
@@ -105,7 +111,7 @@ pub fn visit(
             Inclusion::SkipContents => true,
             Inclusion::Include => false,
         };
-        if let Some(found) = look(area, directory.join(name), emptied)? {
+        if let Some(found) = look(area, directory.join(name), *kind, emptied)? {
             each(found)?;
         }
     }
@@ -113,29 +119,26 @@ pub fn visit(
 }
 
 /// What lies at `path`; `None` for what is gone again.
-fn look(area: &Area, path: PathBuf, emptied: bool) -> Result<Option<Found>, BackupError> {
-    let absolute = area.root.join(&path);
-    let Some(own) = present(fs::symlink_metadata(&absolute))
-        .map_err(|error| disk_error("read file information of", &absolute, error))?
-    else {
-        return Ok(None);
-    };
-    if own.is_dir() {
+fn look(
+    area: &Area,
+    path: PathBuf,
+    kind: FileType,
+    emptied: bool,
+) -> Result<Option<Found>, BackupError> {
+    if kind.is_dir() {
         return Ok(Some(Found::Directory { path, empty: emptied }));
     }
-    if own.is_file() {
-        return Ok((!emptied).then_some(Found::File { path, bytes: own.len() }));
+    if kind.is_file() {
+        return Ok((!emptied).then_some(Found::File { path }));
     }
-    if !own.is_symlink() {
+    if !kind.is_symlink() {
         // Sockets and the like; nobody misses them on another machine.
         return Ok(Some(Found::Left { path, kind: "special file" }));
     }
     // A link to a file (a certificate, a configuration file) gives the file's content, so that
     // the restored cluster stands alone; `pg_wal` and the like become empty directories.
-    match present(fs::metadata(&absolute)) {
-        Ok(Some(target)) if target.is_file() && !emptied => {
-            Ok(Some(Found::File { path, bytes: target.len() }))
-        }
+    match present(fs::metadata(area.root.join(&path))) {
+        Ok(Some(target)) if target.is_file() && !emptied => Ok(Some(Found::File { path })),
         Ok(Some(target)) if target.is_dir() && emptied => {
             Ok(Some(Found::Directory { path, empty: true }))
         }
@@ -143,14 +146,25 @@ fn look(area: &Area, path: PathBuf, emptied: bool) -> Result<Option<Found>, Back
     }
 }
 
-fn names(absolute: &Path) -> Result<Vec<OsString>, BackupError> {
+/// The names in a directory and what they are, which most file systems keep beside the name: no
+/// file is touched for it.
+fn entries(absolute: &Path) -> Result<Vec<(OsString, FileType)>, BackupError> {
     let failed = |error| disk_error("read directory", absolute, error);
-    let entries = present(fs::read_dir(absolute)).map_err(failed)?;
-    entries
-        .into_iter()
-        .flatten()
-        .map(|entry| entry.map(|entry| entry.file_name()).map_err(failed))
-        .collect()
+    let mut found = Vec::new();
+    for entry in present(fs::read_dir(absolute)).map_err(failed)?.into_iter().flatten() {
+        let entry = entry.map_err(failed)?;
+        if let Some(kind) = present(entry.file_type()).map_err(failed)? {
+            found.push((entry.file_name(), kind));
+        }
+    }
+    Ok(found)
+}
+
+/// The size of a file; `None` for one that is gone again.
+fn bytes_of(absolute: &Path) -> Result<Option<u64>, BackupError> {
+    present(fs::metadata(absolute))
+        .map(|metadata| metadata.map(|metadata| metadata.len()))
+        .map_err(|error| disk_error("read file information of", absolute, error))
 }
 
 /// Absence while a cluster runs is a value: files come and go.

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! memory = jobs × (depth × 2 blocks + one part being gathered) + parts in flight × part
+//!        + tails × (depth blocks + one part being gathered)
 //!        + zstd only: jobs × (workers + 2) × 2 jobs of 2 MiB
 //! ```
 //!
@@ -19,6 +20,10 @@ const PARTS_MAX: u64 = 9_500;
 /// Input and output of one independent zstd job.
 const ZSTD_JOB_MEMORY_BYTES: u64 = 4 << 20;
 
+/// Tarballs that are written, but not stored to their end. More would only hold memory: with two,
+/// a writer waits for round trips only if tarballs are tiny.
+const TAILS_MAX: u64 = 2;
+
 /// The shares of one backup.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -26,6 +31,8 @@ pub struct Budget {
     pub parts_in_flight: u64,
     /// Blocks that wait between a tarball's writer and its uploader.
     pub depth: u64,
+    /// Tarballs that may be on their way beside those being written.
+    pub tails: u64,
     pub zstd_workers: u32,
 }
 
@@ -50,12 +57,16 @@ pub fn divide(
         Some(Compression::Zstd) => jobs * (zstd_workers + 2) * ZSTD_JOB_MEMORY_BYTES,
         _ => 0,
     };
-    let fixed = jobs * (depth * 2 * block_bytes + part_bytes) + zstd_used;
+    let tails = jobs.min(TAILS_MAX);
+    let fixed = jobs * (depth * 2 * block_bytes + part_bytes)
+        + tails * (depth * block_bytes + part_bytes)
+        + zstd_used;
     let left = limits.memory_max_bytes.saturating_sub(fixed);
     Budget {
         part_bytes,
         parts_in_flight: (left / part_bytes).clamp(1, jobs * 4),
         depth,
+        tails,
         zstd_workers: u32::try_from(zstd_workers).unwrap_or(1),
     }
 }
@@ -86,12 +97,13 @@ mod tests {
         for compression in [None, Some(Compression::Gzip), Some(Compression::Zstd)] {
             let budget = divide(&limits(8, 8, 256 << 20), 100 << 30, None, compression);
             let blocks = 8 * budget.depth * 2 * u64::try_from(BLOCK_BYTES).expect("small");
-            let parts = (8 + budget.parts_in_flight) * budget.part_bytes;
+            let parts = (8 + budget.tails + budget.parts_in_flight) * budget.part_bytes;
+            let tails = budget.tails * budget.depth * u64::try_from(BLOCK_BYTES).expect("small");
             let zstd = match compression {
                 Some(Compression::Zstd) => 8 * (u64::from(budget.zstd_workers) + 2) * (4 << 20),
                 _ => 0,
             };
-            assert!(blocks + parts + zstd <= 256 << 20, "{budget:?}");
+            assert!(blocks + tails + parts + zstd <= 256 << 20, "{budget:?}");
         }
     }
 

@@ -11,6 +11,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Where a backup's objects go.
 #[derive(Clone, Debug)]
@@ -27,8 +28,9 @@ pub struct Carried {
     pub elapsed: Duration,
 }
 
-/// Writes all tarballs of the plan, `jobs` at once. The first failure stops the others and is
-/// the one reported.
+/// Writes all tarballs of the plan, `jobs` at once, while the last parts of some that are already
+/// written are on their way: no writer waits for round trips to the store. The first failure
+/// stops the others and is the one reported.
 pub async fn copy(
     plan: &BackupPlan,
     production: Arc<Production>,
@@ -36,16 +38,18 @@ pub async fn copy(
     destination: &Destination,
     jobs: NonZeroUsize,
 ) -> Result<Vec<Carried>, BackupError> {
+    let writers = Arc::new(Semaphore::new(jobs.get()));
     let mut under_way = stream::iter(plan.tarballs.clone())
         .map(|tarball| {
             let (production, freight) = (Arc::clone(&production), freight.clone());
-            let destination = destination.clone();
+            let (destination, writers) = (destination.clone(), Arc::clone(&writers));
             async move {
-                let task = tokio::spawn(one_tarball(tarball, production, freight, destination));
-                task.await.expect("a tarball's task neither panics nor is cancelled")
+                let slot = writers.acquire_owned().await.expect("the semaphore is never closed");
+                let one = one_tarball(tarball, production, freight, destination, slot);
+                tokio::spawn(one).await.expect("a tarball's task neither panics nor is cancelled")
             }
         })
-        .buffer_unordered(jobs.get());
+        .buffer_unordered(jobs.get() + freight.tails);
     let mut records = Vec::new();
     let mut failure = None;
     while let Some(outcome) = under_way.next().await {
@@ -69,17 +73,21 @@ async fn one_tarball(
     production: Arc<Production>,
     freight: Freight,
     destination: Destination,
+    slot: OwnedSemaphorePermit,
 ) -> Result<Carried, BackupError> {
     production.cancel.check().map_err(|_| BackupError::Cancelled)?;
     let name = plan.name;
-    write_tarball(name, &freight, &destination, move |sink| produce(&production, &plan, sink)).await
+    let write = move |sink| produce(&production, &plan, sink);
+    write_tarball(name, &freight, &destination, Some(slot), write).await
 }
 
-/// Runs `write` on a thread of its own while its tarball is uploaded.
+/// Runs `write` on a thread of its own while its tarball is uploaded. `slot` is free again when
+/// everything is written, which is before it is stored.
 pub async fn write_tarball(
     name: TarballName,
     freight: &Freight,
     destination: &Destination,
+    slot: Option<OwnedSemaphorePermit>,
     write: impl FnOnce(TarballSink) -> Result<(TarballSink, Produced), BackupError> + Send + 'static,
 ) -> Result<Carried, BackupError> {
     let begun = Instant::now();
@@ -92,6 +100,7 @@ pub async fn write_tarball(
     let writing = tokio::task::spawn_blocking(move || {
         let (sink, produced) = write(sink)?;
         sink.finish().map_err(|error| BackupError::Tarball { source: error })?;
+        drop(slot);
         Ok(produced)
     });
     let delivered = shipment.deliver().await;

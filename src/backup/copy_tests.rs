@@ -19,6 +19,7 @@ use std::io::{self, Cursor, Read};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 /// Keeps the manifest's lines: path → (size, CRC-32C).
@@ -72,11 +73,25 @@ fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-fn filter() -> FileFilter {
-    FileFilter {
-        version_directory: "PG_15_202209061".into(),
-        linked_tablespaces: Vec::new(),
-        emptied_directories: Vec::new(),
+fn area(root: &Path) -> Area {
+    Area {
+        target: TarballTarget::Data,
+        root: root.into(),
+        manifest_prefix: "".into(),
+        filter: FileFilter {
+            version_directory: "PG_15_202209061".into(),
+            linked_tablespaces: Vec::new(),
+            emptied_directories: Vec::new(),
+        },
+        replaced: Vec::new(),
+    }
+}
+
+fn destination() -> Destination {
+    let server = ServerName::parse("main").expect("server");
+    Destination {
+        layout: Layout::new("", &server).expect("layout"),
+        id: BackupId::parse("20261120T235832").expect("id"),
     }
 }
 
@@ -106,6 +121,7 @@ fn freight(store: &Store, compression: Option<Compression>, cancel: &Cancel) -> 
         pool: WorkerPool::new(NonZeroUsize::new(2).expect("2")),
         buffers: Buffers::new(BLOCK_BYTES, 8),
         depth: 2,
+        tails: 1,
         zstd_workers: 2,
         cancel: cancel.clone(),
     }
@@ -142,24 +158,14 @@ async fn a_tree_comes_back_whole_from_several_tarballs_in_every_compression() {
     for compression in tarballs {
         let store = Store::memory();
         let cancel = Cancel::new();
-        let area = Area {
-            target: TarballTarget::Data,
-            root: folder.path().into(),
-            manifest_prefix: "".into(),
-            filter: filter(),
-            replaced: Vec::new(),
-        };
+        let area = area(folder.path());
         let surveyed = survey(&area, &Tally::default(), &cancel).expect("survey");
         let jobs = NonZeroUsize::new(2).expect("2");
         let plan = cut(std::slice::from_ref(&surveyed), jobs, 2 << 20, compression);
         assert!(plan.tarballs.len() > 2);
         let lines = Arc::new(Lines::default());
         let production = Arc::new(production(area, surveyed, &lines, &cancel));
-        let server = ServerName::parse("main").expect("server");
-        let destination = Destination {
-            layout: Layout::new("", &server).expect("layout"),
-            id: BackupId::parse("20261120T235832").expect("id"),
-        };
+        let destination = destination();
         let freight = freight(&store, compression, &cancel);
         let records = copy(&plan, production, &freight, &destination, jobs).await.expect("copied");
         let mut found = BTreeMap::new();
@@ -176,4 +182,36 @@ async fn a_tree_comes_back_whole_from_several_tarballs_in_every_compression() {
             assert_eq!(lines.get(path), Some(&(size, crc32c::crc32c(content))), "{path}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_tarball_is_written_while_the_last_ones_parts_are_on_their_way() {
+    let folder = tempfile::tempdir().expect("folder");
+    tree(folder.path());
+    let (store, cancel) = (Store::memory(), Cancel::new());
+    let area = area(folder.path());
+    let surveyed = survey(&area, &Tally::default(), &cancel).expect("survey");
+    let one = NonZeroUsize::MIN;
+    let plan = cut(std::slice::from_ref(&surveyed), one, 2 << 20, None);
+    let first = plan.tarballs.first().expect("a tarball").pieces.len();
+    assert_eq!(first, 1, "the biggest file has a tarball of its own");
+    let lines = Arc::new(Lines::default());
+    let production = Arc::new(production(area, surveyed, &lines, &cancel));
+    let mut freight = freight(&store, None, &cancel);
+    freight.depth = 8;
+    // No part can be sent until there is a permit.
+    let parts = Arc::new(Semaphore::new(0));
+    freight.courier.parts = Arc::clone(&parts);
+    let destination = destination();
+    let copying = async { copy(&plan, production, &freight, &destination, one).await };
+    let watching = async {
+        let begun = Instant::now();
+        while lines.0.lock().expect("lock").len() <= first {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the second tarball is not begun");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        parts.add_permits(1);
+    };
+    let (copied, ()) = tokio::join!(copying, watching);
+    assert_eq!(copied.expect("copied").len(), plan.tarballs.len());
 }

@@ -197,7 +197,7 @@ impl Upload<'_> {
         let mut carried = copy(&plan, Arc::clone(&production), freight, &destination, jobs).await?;
         let lines = Arc::clone(&production.manifest);
         let write = move |sink| write_last(&last, &lines, sink);
-        carried.push(write_tarball(plan.last, freight, &destination, write).await?);
+        carried.push(write_tarball(plan.last, freight, &destination, None, write).await?);
         Ok(carried)
     }
 }

@@ -256,7 +256,7 @@ impl Run<'_> {
         files.push(label_file(stopped.label.as_str(), &pgdata, &production.accounts, modified)?);
         let manifest = Arc::clone(&production.manifest);
         let write = move |sink| write_last(&files, &manifest, sink);
-        carried.push(write_tarball(plan.last, freight, destination, write).await?);
+        carried.push(write_tarball(plan.last, freight, destination, None, write).await?);
         Ok((carried, stopped))
     }
 

@@ -267,6 +267,7 @@ pub fn freight(
         pool: WorkerPool::new(limits.workers),
         buffers: Buffers::new(BLOCK_BYTES, limits.jobs.get() * depth),
         depth,
+        tails: size(budget.tails),
         zstd_workers: budget.zstd_workers,
         cancel: cancel.clone(),
     }

@@ -33,6 +33,8 @@ pub struct Freight {
     pub buffers: Buffers,
     /// Blocks that may wait between writer and uploader, per tarball.
     pub depth: usize,
+    /// Tarballs that may still be on their way, written to their end, beside those being written.
+    pub tails: usize,
     /// Threads that zstd may use for one tarball.
     pub zstd_workers: u32,
     pub cancel: Cancel,

@@ -2,9 +2,11 @@
 //!
 //! Static keys from the environment cost nothing. Everything else (profiles, SSO,
 //! `credential_process`, assumed roles, web identity, container and instance roles) is left to
-//! `aws-config`, which is loaded at the first request that needs a signature.
+//! `aws-config`, which is loaded at the first request that needs a signature, unless an earlier
+//! command has kept what it found.
 
-use crate::cloud::aws_profile::AwsProfile;
+use crate::cloud::aws_profile::{AwsProfile, profile_files};
+use crate::cloud::kept::{Kept, Secrets, is_fresh};
 use crate::cloud::{CloudError, Environment, PlainHttp, Trace, check_endpoint};
 use async_trait::async_trait;
 use aws_config::profile::ProfileFileCredentialsProvider;
@@ -16,7 +18,7 @@ use object_store::aws::{AwsCredential, AwsCredentialProvider};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Instant, SystemTime};
 use tokio::sync::Mutex;
 use url::Url;
 
@@ -45,14 +47,12 @@ pub enum AwsIdentity {
         profile: Option<String>,
         profile_only: bool,
         region: String,
+        kept: Kept,
     },
 }
 
 /// boto3 falls back to it as well; a bucket elsewhere answers with its region.
 const DEFAULT_REGION: &str = "us-east-1";
-
-/// Credentials are renewed when less than this is left, so that none expires in a request.
-const RENEW_BEFORE: Duration = Duration::from_secs(300);
 
 impl AwsSettings {
     /// `profile` and `endpoint` are those of the command line.
@@ -128,11 +128,16 @@ impl AwsIdentity {
                     .first(&["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"])
                     .map(Into::into),
             },
-            _ => Self::Chain {
-                profile: profile.map(Into::into),
-                profile_only: asked.is_some() && key_id.is_some(),
-                region: region.into(),
-            },
+            _ => {
+                let profile_only = asked.is_some() && key_id.is_some();
+                let identity = format!("aws {profile:?} {profile_only} {region}");
+                Self::Chain {
+                    profile: profile.map(Into::into),
+                    profile_only,
+                    region: region.into(),
+                    kept: Kept::new(environment, &identity, &["AWS_"], &profile_files(environment)),
+                }
+            }
         }
     }
 
@@ -147,10 +152,11 @@ impl AwsIdentity {
                 };
                 Arc::new(object_store::StaticCredentialProvider::new(credential))
             }
-            Self::Chain { profile, profile_only, region } => Arc::new(Chain {
+            Self::Chain { profile, profile_only, region, kept } => Arc::new(Chain {
                 profile: profile.clone(),
                 profile_only: *profile_only,
                 region: region.clone(),
+                kept: kept.clone(),
                 state: Mutex::default(),
             }),
         }
@@ -172,6 +178,7 @@ struct Chain {
     profile: Option<String>,
     profile_only: bool,
     region: String,
+    kept: Kept,
     state: Mutex<ChainState>,
 }
 
@@ -195,23 +202,33 @@ impl CredentialProvider for Chain {
         // Held while loading, so that sixteen uploads do not ask the metadata server at once.
         let mut state = self.state.lock().await;
         if let Some((credential, expiry)) = &state.current
-            && is_fresh(*expiry)
+            && expiry.is_none_or(is_fresh)
         {
             return Ok(Arc::clone(credential));
         }
-        let loaded = self.load(&mut state).await.map_err(no_credentials)?;
-        let credential = Arc::new(AwsCredential {
-            key_id: loaded.access_key_id().into(),
-            secret_key: loaded.secret_access_key().into(),
-            token: loaded.session_token().map(Into::into),
-        });
-        state.current = Some((Arc::clone(&credential), loaded.expiry()));
+        let (credential, expiry) = match self.kept_before() {
+            Some((credential, expiry)) => (credential, Some(expiry)),
+            None => self.load(&mut state).await.map_err(no_credentials)?,
+        };
+        let credential = Arc::new(credential);
+        state.current = Some((Arc::clone(&credential), expiry));
         Ok(credential)
     }
 }
 
 impl Chain {
-    async fn load(&self, state: &mut ChainState) -> Result<Credentials, String> {
+    fn kept_before(&self) -> Option<(AwsCredential, SystemTime)> {
+        let (secrets, expires) = self.kept.load()?;
+        let text = |name: &str| Some(secrets.get(name)?.as_str()?.to_string());
+        let (key_id, secret_key) = (text("key_id")?, text("secret_key")?);
+        Some((AwsCredential { key_id, secret_key, token: text("token") }, expires))
+    }
+
+    async fn load(
+        &self,
+        state: &mut ChainState,
+    ) -> Result<(AwsCredential, Option<SystemTime>), String> {
+        let asked = Instant::now();
         let source = match &state.source {
             Some(source) => source.clone(),
             None => {
@@ -220,7 +237,17 @@ impl Chain {
                 source
             }
         };
-        source.provide_credentials().await.map_err(|error| words(&error))
+        let loaded = source.provide_credentials().await.map_err(|error| words(&error))?;
+        // What never expires lies in a file of the user's already.
+        if let Some(expires) = loaded.expiry() {
+            self.kept.keep(secrets_of(&loaded), expires, asked.elapsed());
+        }
+        let credential = AwsCredential {
+            key_id: loaded.access_key_id().into(),
+            secret_key: loaded.secret_access_key().into(),
+            token: loaded.session_token().map(Into::into),
+        };
+        Ok((credential, loaded.expiry()))
     }
 
     async fn source(&self) -> Result<SharedCredentialsProvider, String> {
@@ -238,9 +265,14 @@ impl Chain {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "expiry is compared with the clock here only")]
-fn is_fresh(expiry: Option<SystemTime>) -> bool {
-    expiry.is_none_or(|expiry| expiry > SystemTime::now() + RENEW_BEFORE)
+fn secrets_of(credentials: &Credentials) -> Secrets {
+    let mut secrets = Secrets::new();
+    secrets.insert("key_id".into(), credentials.access_key_id().into());
+    secrets.insert("secret_key".into(), credentials.secret_access_key().into());
+    if let Some(token) = credentials.session_token() {
+        secrets.insert("token".into(), token.into());
+    }
+    secrets
 }
 
 /// The innermost cause: the outer ones only say that loading failed.

@@ -36,16 +36,25 @@ impl AwsProfile {
     }
 }
 
+/// The files that profiles are read from, there or not.
+pub fn profile_files(environment: &Environment) -> Vec<PathBuf> {
+    [("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")]
+        .into_iter()
+        .filter_map(|(variable, file_name)| path_of(environment, variable, file_name))
+        .collect()
+}
+
+fn path_of(environment: &Environment, variable: &str, file_name: &str) -> Option<PathBuf> {
+    match environment.get(variable) {
+        Some(path) => Some(PathBuf::from(path)),
+        None => Some(PathBuf::from(environment.get("HOME")?).join(".aws").join(file_name)),
+    }
+}
+
 fn read(environment: &Environment, variable: &str, file_name: &str) -> String {
-    let path = match environment.get(variable) {
-        Some(path) => PathBuf::from(path),
-        None => match environment.get("HOME") {
-            Some(home) => PathBuf::from(home).join(".aws").join(file_name),
-            None => return String::new(),
-        },
-    };
     // Not there or not readable: as if empty, which is what the SDKs do.
-    std::fs::read_to_string(path).unwrap_or_default()
+    let path = path_of(environment, variable, file_name);
+    path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
 }
 
 /// The settings of the first section that has one of `names`; indented lines (settings of a

@@ -4,12 +4,17 @@
 //! `azure_identity` has one.
 
 use crate::cloud::azure::AzureCredentialProvider;
+use crate::cloud::kept::{Kept, is_fresh};
 use crate::cloud::transport::{Role, identity_retries};
 use crate::cloud::{CloudError, Environment, Trace, Transport};
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use object_store::CredentialProvider;
 use object_store::azure::{AzureConfigKey, AzureCredential, MicrosoftAzureBuilder};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::Mutex;
 
 /// Which identities are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +28,16 @@ pub enum ChainKind {
 
 /// Makes the provider for `kind`.
 pub fn provider(
+    kind: ChainKind,
+    environment: &Environment,
+    transport: &Transport,
+) -> Result<AzureCredentialProvider, CloudError> {
+    let kept = Kept::new(environment, &format!("azure {kind:?}"), &["AZURE_", "IDENTITY_"], &[]);
+    let source = asked(kind, environment, transport)?;
+    Ok(Arc::new(KeptTokens { source, kept, current: Mutex::default() }))
+}
+
+fn asked(
     kind: ChainKind,
     environment: &Environment,
     transport: &Transport,
@@ -75,6 +90,53 @@ fn single(
         .build()
         .map_err(|_| CloudError::new(format!("the Azure identity \"{kind}\" is not configured")))?;
     Ok(Arc::clone(client.credentials()))
+}
+
+/// Tokens that an earlier command has kept, or those of `source`, which keeps its own for this one.
+#[derive(Debug)]
+struct KeptTokens {
+    source: AzureCredentialProvider,
+    kept: Kept,
+    /// From the file, once it was read.
+    current: Mutex<Option<(Arc<AzureCredential>, SystemTime)>>,
+}
+
+#[async_trait]
+impl CredentialProvider for KeptTokens {
+    type Credential = AzureCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AzureCredential>> {
+        let mut current = self.current.lock().await;
+        if let Some((credential, expires)) = &*current
+            && is_fresh(*expires)
+        {
+            return Ok(Arc::clone(credential));
+        }
+        if let Some((secrets, expires)) = self.kept.load()
+            && let Some(token) = secrets.get("token").and_then(|token| token.as_str())
+        {
+            let credential = Arc::new(AzureCredential::BearerToken(token.into()));
+            *current = Some((Arc::clone(&credential), expires));
+            return Ok(credential);
+        }
+        let asked = Instant::now();
+        let credential = self.source.get_credential().await?;
+        if let AzureCredential::BearerToken(token) = &*credential
+            && let Some(expires) = expiry_of(token)
+        {
+            let secrets = [("token".to_string(), token.as_str().into())].into_iter().collect();
+            self.kept.keep(secrets, expires, asked.elapsed());
+            *current = Some((Arc::clone(&credential), expires));
+        }
+        Ok(credential)
+    }
+}
+
+/// When a token says that it expires; `None` for one that is no JSON Web Token (RFC 7519 §4.1.4).
+fn expiry_of(token: &str) -> Option<SystemTime> {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&payload).ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(claims["exp"].as_u64()?))
 }
 
 /// Asks one source after the other, and stays with the first that answers.

@@ -1,6 +1,6 @@
 //! The environment variables that clouds are configured by, read in one place.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 /// A snapshot of environment variables. An empty value counts as unset.
@@ -32,6 +32,15 @@ impl Environment {
     /// The first of `names` that is set.
     pub fn first(&self, names: &[&str]) -> Option<&str> {
         names.iter().find_map(|name| self.get(name))
+    }
+
+    /// All variables whose names begin with one of `prefixes`, in the order of their names.
+    pub fn starting_with(&self, prefixes: &[&str]) -> BTreeMap<&str, &str> {
+        self.variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| prefixes.iter().any(|prefix| name.starts_with(prefix)))
+            .collect()
     }
 
     /// Whether a switch is on: `true`, `yes`, `on` or `1`, in any case.

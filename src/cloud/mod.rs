@@ -23,6 +23,7 @@ mod ec2;
 mod endpoint;
 mod environment;
 mod google;
+mod kept;
 mod metered;
 mod provider;
 mod resource_manager;

@@ -10,15 +10,26 @@ use crate::support::outside::skip;
 use crate::support::process::{Outcome, run};
 use crate::support::scratch::{as_postgres, give_to_postgres, scratch};
 use crate::support::web::{WebAnswer, WebRequest, WebServer};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 use tempfile::TempDir;
 
 const S3_PLACE: [&str; 3] = ["s3://bucket/p", "main", "--format=json"];
 const NO_OBJECTS: &str =
     "<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>";
 const NO_BLOBS: &str = "<EnumerationResults><Blobs/><NextMarker/></EnumerationResults>";
+/// What the token service of AWS gives for a web identity.
+const WEB_KEYS: &str = "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
+    <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>web</AccessKeyId>\
+    <SecretAccessKey>hush</SecretAccessKey><SessionToken>token-of-web</SessionToken>\
+    <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials><AssumedRoleUser>\
+    <Arn>arn:aws:sts::123456789012:assumed-role/backup/x</Arn>\
+    <AssumedRoleId>AROA:x</AssumedRoleId></AssumedRoleUser>\
+    </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>";
 const EMPTY: &str = "{\"backups_list\": []}\n";
 
 /// Lists backups, as the sidecar of CloudNativePG would: nothing in the environment but
@@ -137,16 +148,7 @@ fn keys_come_from_a_web_identity() {
         if !right {
             return WebAnswer::new(400, "");
         }
-        WebAnswer::new(
-            200,
-            "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
-             <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>web</AccessKeyId>\
-             <SecretAccessKey>hush</SecretAccessKey><SessionToken>token-of-web</SessionToken>\
-             <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials><AssumedRoleUser>\
-             <Arn>arn:aws:sts::123456789012:assumed-role/backup/x</Arn>\
-             <AssumedRoleId>AROA:x</AssumedRoleId></AssumedRoleUser>\
-             </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>",
-        )
+        WebAnswer::new(200, WEB_KEYS)
     });
     let (url, token) = (sts.url(), file(&folder, "token", "web-token"));
     let endpoint = s3.url();
@@ -159,6 +161,42 @@ fn keys_come_from_a_web_identity() {
     ];
     assert_eq!(list(&words, &variables).ok(), EMPTY);
     assert_eq!(signed(&s3), ("web us-east-1".into(), "token-of-web".into()));
+}
+
+/// Answers as the token service does, after `delay`, with keys that live long.
+fn slow_sts(delay: Duration) -> WebServer {
+    WebServer::play(move |_| {
+        std::thread::sleep(delay);
+        WebAnswer::new(200, WEB_KEYS)
+    })
+}
+
+#[test]
+fn a_slow_token_service_is_asked_once_for_many_commands_of_one_identity() {
+    let (s3, folder, sts) = (empty_s3(), scratch(), slow_sts(Duration::from_millis(100)));
+    let (url, token) = (sts.url(), file(&folder, "token", "web-token"));
+    let (endpoint, cache) = (s3.url(), folder.path().join("cache"));
+    fs::create_dir(&cache).expect("folder");
+    give_to_postgres(&cache);
+    let cache = cache.display().to_string();
+    let words = [&["--endpoint-url", endpoint.as_str()][..], &S3_PLACE].concat();
+    let with = |role: &str, cache: &str| {
+        let variables = [
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()),
+            ("AWS_ROLE_ARN", role),
+            ("AWS_ENDPOINT_URL_STS", url.as_str()),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("BARMAN_CLOUD_CACHE", cache),
+        ];
+        assert_eq!(list(&words, &variables).ok(), EMPTY);
+        assert_eq!(signed(&s3), ("web us-east-1".into(), "token-of-web".into()));
+        sts.requests().len()
+    };
+    let role = "arn:aws:iam::123456789012:role/backup";
+    assert_eq!((with(role, &cache), with(role, &cache), with(role, &cache)), (1, 1, 1));
+    assert_eq!(with("arn:aws:iam::123456789012:role/other", &cache), 2);
+    assert_eq!((with(role, "off"), with(role, "off")), (3, 4));
+    assert_eq!(with(role, &cache), 4);
 }
 
 /// An authority of the test's own, and a certificate for the clouds' hosts.
@@ -183,15 +221,17 @@ pub fn certificates(hosts: &str) -> Option<TempDir> {
     Some(folder)
 }
 
-/// The clouds behind a proxy: empty, and told who asks.
-fn clouds(certificates: &TempDir) -> WebServer {
+/// The clouds behind a proxy: empty, and told who asks. The login takes `delay`.
+fn clouds(certificates: &TempDir, token: &str, delay: Duration) -> WebServer {
     let path = |name: &str| certificates.path().join(name);
-    let answer = |request: &WebRequest| match request.header("host") {
+    let answer_to_login =
+        format!("{{\"token_type\":\"Bearer\",\"expires_in\":3599,\"access_token\":\"{token}\"}}");
+    let answer = move |request: &WebRequest| match request.header("host") {
         host if host.ends_with("blob.core.windows.net") => WebAnswer::new(200, NO_BLOBS),
-        "login.example" => WebAnswer::new(
-            200,
-            "{\"token_type\":\"Bearer\",\"expires_in\":3599,\"access_token\":\"workload\"}",
-        ),
+        "login.example" => {
+            std::thread::sleep(delay);
+            WebAnswer::new(200, answer_to_login.clone())
+        }
         _ => WebAnswer::new(200, NO_OBJECTS),
     };
     WebServer::play_encrypted(&path("cloud.crt"), &path("cloud.key"), answer)
@@ -209,7 +249,16 @@ const AZURE: [&str; 4] = [
 
 /// Lists through the proxy and returns the `Authorization` of the last request behind it.
 fn list_behind(words: &[&str], variables: &[(&str, &str)], folder: &TempDir) -> String {
-    let server = clouds(folder);
+    let server = clouds(folder, "workload", Duration::ZERO);
+    list_through(&server, words, variables, folder)
+}
+
+fn list_through(
+    server: &WebServer,
+    words: &[&str],
+    variables: &[(&str, &str)],
+    folder: &TempDir,
+) -> String {
     let proxy = server.url();
     let bundle = folder.path().join("ca.crt").display().to_string();
     let common = [
@@ -261,6 +310,32 @@ fn azure_tokens_come_from_a_workload_identity() {
 }
 
 #[test]
+fn a_slow_login_to_azure_is_asked_once_for_many_commands() {
+    let Some(folder) = certificates(HOSTS) else { return };
+    let claims = URL_SAFE_NO_PAD.encode("{\"exp\":4102444800}");
+    let token = format!("head.{claims}.signature");
+    let server = clouds(&folder, &token, Duration::from_millis(100));
+    let (assertion, cache) = (file(&folder, "token", "federated"), folder.path().join("cache"));
+    fs::create_dir(&cache).expect("folder");
+    give_to_postgres(&cache);
+    let cache = cache.display().to_string();
+    let variables = [
+        ("AZURE_TENANT_ID", "tenant"),
+        ("AZURE_CLIENT_ID", "client"),
+        ("AZURE_FEDERATED_TOKEN_FILE", assertion.as_str()),
+        ("AZURE_AUTHORITY_HOST", "https://login.example"),
+        ("BARMAN_CLOUD_CACHE", cache.as_str()),
+    ];
+    let words = [&["--credential", "default"][..], &AZURE].concat();
+    for _ in 0..3 {
+        assert_eq!(list_through(&server, &words, &variables, &folder), format!("Bearer {token}"));
+    }
+    let requests = server.requests();
+    let logins = requests.iter().filter(|request| request.header("host") == "login.example");
+    assert_eq!(logins.count(), 1);
+}
+
+#[test]
 fn google_tokens_come_from_the_metadata_server() {
     let Some(folder) = certificates(HOSTS) else { return };
     let metadata =
@@ -280,7 +355,7 @@ fn google_tokens_come_from_the_metadata_server() {
 #[test]
 fn the_authority_is_that_of_the_bundle_and_a_stranger_is_never_an_absence() {
     let Some(folder) = certificates(HOSTS) else { return };
-    let server = clouds(&folder);
+    let server = clouds(&folder, "workload", Duration::ZERO);
     let url = format!("https://127.0.0.1:{}", server.port);
     let bundle = folder.path().join("ca.crt").display().to_string();
     let keys = [("AWS_ACCESS_KEY_ID", "me"), ("AWS_SECRET_ACCESS_KEY", "hush")];

@@ -196,6 +196,9 @@ fn a_table_of_several_segments_survives_and_needs_no_more_memory_than_a_small_on
     // Uncompressed, every part is full; the budget and what the process needs anyway is the limit.
     let full = backup(&ours, &store, &cluster, &["--max-memory", "64MB", "-n", "full"]);
     within_192_mebibytes(&full);
+    // What it has when nothing is said is enough for eight jobs, with the program itself.
+    let eight = backup(&ours, &store, &cluster, &["-J", "8", "--zstd", "-n", "eight"]);
+    assert!(eight.peak_memory_bytes < 256 << 20, "{} bytes", eight.peak_memory_bytes);
 
     cluster.archive_everything();
     let expected = cluster.table_checksums();

@@ -308,7 +308,8 @@ impl Load {
     pub fn stop(mut self) {
         let early = self.running.ended();
         if !early {
-            self.running.signal(rustix::process::Signal::INT);
+            // Not INT: what a shell starts in the background ignores it, pgbench too.
+            self.running.signal(rustix::process::Signal::TERM);
         }
         let outcome = self.running.wait();
         assert!(!early, "pgbench ended early\n{outcome}");

@@ -20,10 +20,6 @@ use std::io::{self, Read, Write};
 use std::mem;
 use tokio::sync::mpsc;
 
-/// What a serial encoder takes at once: little enough to be in the processor's cache still when
-/// it is copied to the encoder's own memory.
-const SERIAL_BYTES: usize = 256 << 10;
-
 /// What all tarballs of one backup share.
 #[derive(Clone)]
 pub struct Freight {
@@ -66,7 +62,7 @@ enum Chunk {
 /// shipment fail: a tarball never ends by accident.
 pub struct TarballSink {
     stage: Stage,
-    /// Of which the first `filled` bytes are taken; its length is what is passed on at once.
+    /// Always of [`BLOCK_BYTES`], of which the first `filled` are taken.
     buffer: Vec<u8>,
     filled: usize,
     /// Those whose content begins in what was not passed on yet.
@@ -109,15 +105,13 @@ pub fn open(
 ) -> Result<(TarballSink, Shipment), ShipError> {
     let (sender, receiver) = mpsc::channel(freight.depth);
     let stream = freight.codec.begin(freight.zstd_workers).map_err(ShipError::Codec)?;
-    let (stage, stream, buffer) = match stream {
-        TarballStream::Serial(stream) => (Stage::Serial(stream), None, vec![0; SERIAL_BYTES]),
-        TarballStream::Blocks(stream) => {
-            (Stage::Blocks(stream.encoder()), Some(stream), freight.buffers.take(BLOCK_BYTES))
-        }
+    let (stage, stream) = match stream {
+        TarballStream::Serial(stream) => (Stage::Serial(stream), None),
+        TarballStream::Blocks(stream) => (Stage::Blocks(stream.encoder()), Some(stream)),
     };
     let sink = TarballSink {
         stage,
-        buffer,
+        buffer: freight.buffers.take(BLOCK_BYTES),
         filled: 0,
         members: Vec::new(),
         chunks: sender,
@@ -181,7 +175,7 @@ impl TarballSink {
 
     fn advance(&mut self, bytes: usize) -> io::Result<()> {
         self.filled += bytes;
-        if self.filled == self.buffer.len() { self.pass_block() } else { Ok(()) }
+        if self.filled == BLOCK_BYTES { self.pass_block() } else { Ok(()) }
     }
 }
 

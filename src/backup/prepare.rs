@@ -261,7 +261,7 @@ pub fn freight(
             part_bytes: size(budget.part_bytes),
             pace: limits.bandwidth_max.map(Pace::new),
             monitor: Arc::clone(monitor),
-            options: PutOptions { tags: options.tags.clone() },
+            options: PutOptions { tags: options.tags.clone(), ..PutOptions::default() },
         },
         codec: TarballCodec::new(options.compression, options.level),
         pool: WorkerPool::new(limits.workers),

@@ -248,7 +248,7 @@ impl Run<'_> {
         self.info.snapshots_info = Some(info.to_json());
         let key = self.catalog.layout().backup_object(&self.id, "backup_label");
         let label = Bytes::from(stopped.label.as_str().to_string());
-        let options = PutOptions { tags: self.common.tags.clone() };
+        let options = PutOptions { tags: self.common.tags.clone(), ..PutOptions::default() };
         self.catalog
             .store()
             .put(&key, label, PutMode::Overwrite, &options)

@@ -112,6 +112,19 @@ impl Layout {
         }
     }
 
+    /// Where a partial segment goes whose name is taken by other content: `tag` tells them apart.
+    /// That is no WAL file's name, so neither this tool nor Barman lists or delivers it.
+    pub fn other_partial(
+        &self,
+        name: &WalFileName,
+        tag: &str,
+        compression: Option<Compression>,
+    ) -> ObjectKey {
+        let suffix = compression.map_or(String::new(), |it| format!(".{}", it.suffix()));
+        let folder = name.hash_directory().map_or(String::new(), |hash| format!("{hash}/"));
+        self.key(&format!("wals/{folder}{name}.{tag}{suffix}"))
+    }
+
     fn below(&self, relative: &str) -> String {
         if self.root.is_empty() {
             relative.to_string()

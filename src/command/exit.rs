@@ -181,8 +181,7 @@ pub fn of_wal_hook(error: &HookError) -> Exit {
 pub fn of_push(error: &WalArchiveError) -> Exit {
     match error {
         WalArchiveError::BadName(_) => Exit::Input,
-        WalArchiveError::WrongSize { .. }
-        | WalArchiveError::WrongPosition { .. }
+        WalArchiveError::NotWal { .. }
         | WalArchiveError::OtherContent { .. }
         | WalArchiveError::OtherCluster { .. } => Exit::Failed,
         WalArchiveError::Source { .. }
@@ -203,8 +202,7 @@ pub fn of_fetch(error: &WalArchiveError) -> Exit {
         WalArchiveError::BadName(_) => Exit::Input,
         WalArchiveError::Spool(_) => Exit::Network,
         WalArchiveError::Source { .. }
-        | WalArchiveError::WrongSize { .. }
-        | WalArchiveError::WrongPosition { .. }
+        | WalArchiveError::NotWal { .. }
         | WalArchiveError::OtherContent { .. }
         | WalArchiveError::OtherCluster { .. }
         | WalArchiveError::Damaged { .. }

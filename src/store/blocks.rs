@@ -30,7 +30,7 @@ impl Store {
         blocks: AzureBlocks,
     ) -> Result<Result<(), object_store::Error>, StoreError> {
         let mut put = PutMultipartOptions::default();
-        (put.tags, put.attributes) = self.inner.labels.apply(self, key, &options.tags)?;
+        (put.tags, put.attributes) = self.inner.labels.apply(self, key, options)?;
         if mode == PutMode::Create {
             put.extensions.insert(CreateOnly);
         }

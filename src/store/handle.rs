@@ -3,7 +3,7 @@
 use crate::cloud::{Answer, Trace};
 use crate::flow::{Backoff, RetryLimits};
 use crate::store::bucket::Bucket;
-use crate::store::labels::Labels;
+use crate::store::labels::{Labels, metadata_of};
 use crate::store::options::AzureBlocks;
 use crate::store::read::stream_of;
 use crate::store::translate::{says_object_missing, store_error};
@@ -13,7 +13,8 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::{Path, PathPart};
-use object_store::{GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt, PutPayload};
+use object_store::{GetOptions, GetRange, GetResult, ObjectStore, PutPayload};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub struct ObjectMeta {
     pub bytes: u64,
     pub modified: Timestamp,
     pub etag: Option<String>,
+    /// Custom metadata by name; on Google Cloud Storage tags are among it.
+    pub metadata: BTreeMap<String, String>,
 }
 
 /// One line of a listing.
@@ -78,6 +81,9 @@ pub enum PutMode {
 pub struct PutOptions {
     /// S3 object tags, Azure blob index tags, GCS custom metadata. A folder cannot hold them.
     pub tags: Vec<(String, String)>,
+    /// Custom metadata; in a folder, extended attributes where its file system has them. Names of
+    /// lower-case letters and digits arrive everywhere as they are.
+    pub metadata: Vec<(&'static str, String)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +158,7 @@ impl Store {
         match self.opened(key, options, &trace).await? {
             None => Ok(None),
             Some(opened) => {
-                let meta = meta_of(&opened.meta);
+                let meta = meta_of(&opened);
                 Ok(Some((meta, stream_of(self, key, opened, trace))))
             }
         }
@@ -189,16 +195,17 @@ impl Store {
         }
     }
 
-    /// Asks for an object's size and time; `None` when the store says that there is none.
+    /// Asks for what is known of an object; `None` when the store says that there is none.
     pub async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
         let trace = Trace::new();
-        match trace.follow(self.objects().head(&path(key))).await {
-            Ok(meta) => Ok(Some(meta_of(&meta))),
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        match trace.follow(self.objects().get_opts(&path(key), options)).await {
+            Ok(opened) => Ok(Some(meta_of(&opened))),
             Err(object_store::Error::NotFound { .. }) if has_no_code(&trace) => {
                 // An answer to HEAD has no body, so it cannot say what is missing; GET's can.
                 let trace = Trace::new();
                 let opened = self.opened(key, GetOptions::default(), &trace).await?;
-                Ok(opened.map(|opened| meta_of(&opened.meta)))
+                Ok(opened.map(|opened| meta_of(&opened)))
             }
             Err(error @ object_store::Error::NotFound { .. }) => {
                 self.absence(key, &trace, &error)?;
@@ -251,7 +258,7 @@ impl Store {
         if let Some(blocks) = self.inner.blocks.filter(|blocks| blocks.apply_to(&bytes)) {
             return self.put_in_blocks(key, bytes, mode, options, blocks).await;
         }
-        let (tags, attributes) = self.inner.labels.apply(self, key, &options.tags)?;
+        let (tags, attributes) = self.inner.labels.apply(self, key, options)?;
         let mode = match mode {
             PutMode::Create => object_store::PutMode::Create,
             PutMode::Overwrite => object_store::PutMode::Overwrite,
@@ -284,7 +291,7 @@ impl Store {
         options: &PutOptions,
     ) -> Result<Upload, StoreError> {
         let mut put = object_store::PutMultipartOptions::default();
-        (put.tags, put.attributes) = self.inner.labels.apply(self, key, &options.tags)?;
+        (put.tags, put.attributes) = self.inner.labels.apply(self, key, options)?;
         let trace = Trace::new();
         let parts = trace
             .follow(self.objects().put_multipart_opts(&path(key), put))
@@ -439,11 +446,12 @@ fn path_of(text: &str) -> Option<Path> {
         .try_fold(Path::default(), |path, segment| Some(path.join(PathPart::parse(segment).ok()?)))
 }
 
-fn meta_of(meta: &object_store::ObjectMeta) -> ObjectMeta {
+fn meta_of(opened: &GetResult) -> ObjectMeta {
     ObjectMeta {
-        bytes: meta.size,
-        modified: timestamp(meta.last_modified),
-        etag: meta.e_tag.clone(),
+        bytes: opened.meta.size,
+        modified: timestamp(opened.meta.last_modified),
+        etag: opened.meta.e_tag.clone(),
+        metadata: metadata_of(&opened.attributes),
     }
 }
 

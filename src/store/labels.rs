@@ -1,8 +1,11 @@
-//! How tags travel with an object.
+//! How tags and metadata travel with an object.
 
-use crate::store::{Effect, ObjectKey, Store, StoreError, StoreErrorKind, StoreOperation};
+use crate::store::{
+    Effect, ObjectKey, PutOptions, Store, StoreError, StoreErrorKind, StoreOperation,
+};
 use http::{HeaderName, HeaderValue};
 use object_store::{Attribute, Attributes, TagSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Where a store keeps tags.
@@ -21,13 +24,15 @@ impl Labels {
         Self::Nowhere { said: AtomicBool::new(false) }
     }
 
-    /// What to send for `tags`; refuses what could not arrive unchanged.
+    /// What to send; refuses tags that could not arrive unchanged. Metadata wins over a tag of the
+    /// same name.
     pub fn apply(
         &self,
         store: &Store,
         key: &ObjectKey,
-        tags: &[(String, String)],
+        options: &PutOptions,
     ) -> Result<(TagSet, Attributes), StoreError> {
+        let tags = &options.tags;
         let mut set = TagSet::default();
         let mut attributes = Attributes::new();
         match self {
@@ -48,8 +53,20 @@ impl Labels {
                 }
             }
         }
+        for (name, value) in &options.metadata {
+            attributes.insert(Attribute::Metadata((*name).into()), value.clone().into());
+        }
         Ok((set, attributes))
     }
+}
+
+/// What came back with an object, by name in lower case: headers have no other.
+pub fn metadata_of(attributes: &Attributes) -> BTreeMap<String, String> {
+    let custom = attributes.iter().filter_map(|(attribute, value)| match attribute {
+        Attribute::Metadata(name) => Some((name.to_ascii_lowercase(), value.to_string())),
+        _ => None,
+    });
+    custom.collect()
 }
 
 fn check_header(name: &str, value: &str) -> Result<(), String> {

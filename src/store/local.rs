@@ -9,6 +9,10 @@
 //! link never replaces. The folder itself must exist: a file system that is not mounted must not
 //! fill the disk below its mount point.
 //!
+//! Metadata becomes extended attributes of the file, where its file system has them: they move with
+//! the file, need no second file that could be missing or stale, and no listing shows them, ours
+//! or Barman's. Elsewhere objects have none.
+//!
 //! Reading and listing are `object_store`'s; its writing leaves files open to the world and makes
 //! a missing root.
 
@@ -17,11 +21,11 @@ use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-    UploadPart,
+    Attribute, Attributes, CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, Result, UploadPart,
 };
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, RenameFlags, XattrFlags, fgetxattr, flistxattr, fsetxattr, renameat_with};
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -83,6 +87,7 @@ impl ObjectStore for Folder {
         let location = location.to_string();
         blocking(move || {
             let staged = Staged::new(&root, target)?;
+            set_attributes(&staged.file, &options.attributes);
             payload.iter().try_for_each(|bytes| (&staged.file).write_all(bytes))?;
             match options.mode {
                 PutMode::Create => staged.create(),
@@ -102,16 +107,25 @@ impl ObjectStore for Folder {
     async fn put_multipart_opts(
         &self,
         location: &ObjectPath,
-        _: PutMultipartOptions,
+        options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         let target = self.target(location)?;
         let root = self.root.clone();
-        let staged = blocking(move || Staged::new(&root, target)).await.map_err(generic)?;
+        let begin = move || {
+            let staged = Staged::new(&root, target)?;
+            set_attributes(&staged.file, &options.attributes);
+            Ok(staged)
+        };
+        let staged = blocking(begin).await.map_err(generic)?;
         Ok(Box::new(FolderUpload { staged: Some(Arc::new(staged)), offset: 0 }))
     }
 
     async fn get_opts(&self, location: &ObjectPath, options: GetOptions) -> Result<GetResult> {
-        self.objects()?.get_opts(location, options).await
+        let mut opened = self.objects()?.get_opts(location, options).await?;
+        if let GetResultPayload::File(file, _) = &opened.payload {
+            opened.attributes = attributes_of(file);
+        }
+        Ok(opened)
     }
 
     fn delete_stream(
@@ -237,6 +251,40 @@ impl Drop for Staged {
         // After a rename it is gone; after a link it must go.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Extended attributes of users' files begin so; the rest keeps ours from others'.
+const ATTRIBUTE_PREFIX: &str = "user.barman-cloud.";
+/// More than a file's attributes need; ext4 has room for 4 KiB.
+const ATTRIBUTES_BYTES_MAX: usize = 4096;
+
+/// A file system without extended attributes, or with no room for them, costs only them.
+fn set_attributes(file: &File, attributes: &Attributes) {
+    for (attribute, value) in attributes {
+        let Attribute::Metadata(name) = attribute else { continue };
+        let name = format!("{ATTRIBUTE_PREFIX}{name}");
+        let set = fsetxattr(file, &name, value.as_bytes(), XattrFlags::empty());
+        if let Err(error) = set {
+            tracing::debug!(name, %error, "the file system keeps no metadata");
+        }
+    }
+}
+
+fn attributes_of(file: &File) -> Attributes {
+    let mut attributes = Attributes::new();
+    let mut names = vec![0; ATTRIBUTES_BYTES_MAX];
+    let Ok(length) = flistxattr(file, &mut names[..]) else { return attributes };
+    for name in names[..length].split(|byte| *byte == 0) {
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        let Some(ours) = name.strip_prefix(ATTRIBUTE_PREFIX) else { continue };
+        let mut value = vec![0; ATTRIBUTES_BYTES_MAX];
+        let Ok(length) = fgetxattr(file, name, &mut value[..]) else { continue };
+        if let Ok(value) = std::str::from_utf8(&value[..length]) {
+            attributes
+                .insert(Attribute::Metadata(ours.to_string().into()), value.to_string().into());
+        }
+    }
+    attributes
 }
 
 /// Beside the target, hidden from listings by its ending.

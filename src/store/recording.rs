@@ -1,4 +1,4 @@
-//! For tests: a store in memory that writes down what it was asked.
+//! For tests: a store in memory that writes down what it was asked, or stops writing.
 
 use crate::store::Store;
 use crate::store::bucket::Bucket;
@@ -24,6 +24,30 @@ pub struct Requests(Arc<Mutex<Vec<String>>>);
 pub struct Recording {
     objects: InMemory,
     requests: Requests,
+    limit: ChangeLimit,
+}
+
+/// How many changes a store still makes; no limit at first.
+#[derive(Clone, Debug, Default)]
+pub struct ChangeLimit(Arc<Mutex<Option<u32>>>);
+
+impl ChangeLimit {
+    pub fn set(&self, changes: Option<u32>) {
+        *self.0.lock().expect("no panics") = changes;
+    }
+
+    fn spend(&self) -> Result<()> {
+        let mut left = self.0.lock().expect("no panics");
+        match left.as_mut() {
+            Some(0) => {
+                let source = "the connection is gone".into();
+                return Err(object_store::Error::Generic { store: "recording", source });
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(())
+    }
 }
 
 impl Requests {
@@ -44,6 +68,15 @@ impl Store {
     pub(crate) fn recording() -> (Self, Requests) {
         let recording = Recording::default();
         let requests = recording.requests.clone();
+        (Self::over(recording), requests)
+    }
+
+    /// A store in memory that refuses all changes while `limit` says so, and how many it made.
+    pub(crate) fn stopping(limit: &ChangeLimit) -> Self {
+        Self::over(Recording { limit: limit.clone(), ..Recording::default() })
+    }
+
+    fn over(recording: Recording) -> Self {
         let memory = Self::memory().inner;
         let inner = StoreInner {
             objects: Arc::new(recording),
@@ -56,7 +89,7 @@ impl Store {
             delete_batch: memory.delete_batch,
             blocks: None,
         };
-        (Self { inner: Arc::new(inner) }, requests)
+        Self { inner: Arc::new(inner) }
     }
 }
 
@@ -75,6 +108,7 @@ impl ObjectStore for Recording {
         options: PutOptions,
     ) -> Result<PutResult> {
         self.requests.note("PUT", location.as_ref());
+        self.limit.spend()?;
         self.objects.put_opts(location, payload, options).await
     }
 
@@ -97,6 +131,9 @@ impl ObjectStore for Recording {
         locations: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
         self.requests.note("DELETE", "");
+        if let Err(error) = self.limit.spend() {
+            return Box::pin(futures::stream::iter([Err(error)]));
+        }
         self.objects.delete_stream(locations)
     }
 

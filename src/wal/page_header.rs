@@ -20,6 +20,8 @@ pub struct WalPageHeader {
     pub address: Lsn,
     pub system_identifier: u64,
     pub segment_size: SegmentSize,
+    /// `XLOG_BLCKSZ`: 8192 unless PostgreSQL was built otherwise.
+    pub page_bytes: u32,
 }
 
 impl WalPageHeader {
@@ -49,6 +51,7 @@ impl WalPageHeader {
             address: Lsn::new(u64_at(8)),
             system_identifier: u64_at(24),
             segment_size,
+            page_bytes: block_size,
         })
     }
 

@@ -6,7 +6,7 @@ use crate::disk::DiskError;
 use crate::flow::Cancelled;
 use crate::pgdata::SystemIdentifier;
 use crate::store::StoreError;
-use crate::wal::{Lsn, WalFileKind, WalFileName, WalFileNameError};
+use crate::wal::{WalFileFault, WalFileKind, WalFileName, WalFileNameError};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,18 +18,9 @@ pub enum WalArchiveError {
     /// The file to archive could not be read to its end.
     #[error("could not read WAL file \"{}\"", path.display())]
     Source { path: PathBuf, source: std::io::Error },
-    /// The file to archive is not as long as its own header says.
-    #[error(
-        "cannot archive {} \"{name}\": the file has {bytes} bytes instead of {expected}",
-        noun(name)
-    )]
-    WrongSize { name: WalFileName, bytes: u64, expected: u64 },
-    /// The file to archive is another segment than its name says.
-    #[error(
-        "cannot archive {} \"{name}\": the file begins at {address} instead of {expected}",
-        noun(name)
-    )]
-    WrongPosition { name: WalFileName, address: Lsn, expected: Lsn },
+    /// The file to archive is not what its name says.
+    #[error("cannot archive {} \"{name}\": {fault}", noun(name))]
+    NotWal { name: WalFileName, fault: WalFileFault },
     /// The archive has this name already, with other content.
     #[error(
         "cannot archive {} \"{name}\": server name \"{server}\" already holds other content under this name",
@@ -75,7 +66,7 @@ impl WalArchiveError {
         match self {
             Self::OtherContent { detail, .. } => Some(detail.clone()),
             Self::OtherCluster { stored, ours, .. } => Some(format!(
-                "The archive was begun by system identifier {stored}, this cluster is {ours}."
+                "The archive belongs to system identifier {stored}, this cluster is {ours}."
             )),
             _ => None,
         }
@@ -84,15 +75,25 @@ impl WalArchiveError {
     /// The likeliest mistake or the next step, in a full sentence.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::OtherContent { .. } | Self::OtherCluster { .. } => Some(
+            Self::OtherContent { name, .. } if name.kind() == WalFileKind::History => Some(
+                "Only one of them can archive here: let the other one archive to another server \
+                 name. With restore_command set, a standby sees the timelines that are taken."
+                    .into(),
+            ),
+            Self::OtherContent { .. } => Some(
                 "Do two clusters archive to the same server name? If this one shall replace the \
                  stored WAL, use --allow-overwrite."
+                    .into(),
+            ),
+            Self::OtherCluster { .. } => Some(
+                "Do two clusters archive to the same server name? If this one takes its place \
+                 (after pg_upgrade), run \"barman-cloud-check-wal-archive --adopt PGDATA\" once."
                     .into(),
             ),
             Self::Store(error) => error.hint.clone(),
             Self::GaveUp { source, .. } => source.hint.clone(),
             Self::Catalog(error) => error.hint(),
-            Self::WrongSize { .. } | Self::WrongPosition { .. } => {
+            Self::NotWal { .. } => {
                 Some("Is this a file that PostgreSQL handed to archive_command?".into())
             }
             _ => None,

@@ -10,19 +10,24 @@
 //!
 //! Base backups and retention are not here; what a key means is the catalog's business.
 
-mod adopt;
 mod ahead;
 mod batch;
 #[cfg(test)]
 mod batch_tests;
 mod check;
 mod compare;
+mod copies;
+#[cfg(test)]
+mod copies_tests;
+mod digest;
 mod error;
 mod fetch;
 #[cfg(test)]
 mod fixtures;
 mod locate;
 mod notes;
+mod owner;
+mod partial;
 mod prefetch;
 #[cfg(test)]
 mod prefetch_tests;

@@ -1,30 +1,29 @@
 //! Archiving one file.
 //!
 //! ```text
-//! open, check header ─┬─ read and compress          (own threads)
-//!                     ├─ whose archive is this      (one small GET)
-//!                     └─ other suffixes of the name (one LIST)
-//!                     then one PUT that refuses to overwrite
+//! open, check content ─┬─ read, digest and compress   (own threads)
+//!                      ├─ whose archive is this       (one small GET)
+//!                      └─ what lies under the name    (one LIST)
+//!                      then one PUT that refuses to overwrite, and a look around (one LIST)
 //! ```
 //!
-//! The two questions run beside the compression, so the PUT is the only request in sequence.
+//! The two questions run beside the compression; what is already there is never sent again.
 //! Crash points: the PUT is the only change (but for `archive.json`, once in an archive's life);
 //! a crash before it leaves nothing, after it the next try finds the same content and succeeds.
 //! Memory: the object as stored, plus the window of its codec for each thread.
 
-use crate::catalog::{ArchiveIdentity, Catalog, CatalogError, WalObject};
+use crate::catalog::{Catalog, CatalogError};
 use crate::codec::{Compression, CompressionLevel};
 use crate::flow::{Cancel, Cancelled, Limits};
 use crate::monitor::{Metric, Monitor};
 use crate::pgdata::SystemIdentifier;
-use crate::store::{ObjectKey, PutMode, PutOptions, PutOutcome, StoreErrorKind};
-use crate::wal::WalFileKind;
+use crate::store::{ObjectKey, PutOptions, StoreErrorKind};
+use crate::wal::{TimelineHistory, WalFileKind};
 use crate::wal_archive::WalArchiveError;
-use crate::wal_archive::adopt::newest_writer;
-use crate::wal_archive::compare::{Comparison, compare};
+use crate::wal_archive::compare::Comparison;
+use crate::wal_archive::digest::PlainDigest;
 use crate::wal_archive::source::{Source, header_of};
-use crate::wal_archive::stored::stored_form;
-use bytes::Bytes;
+use crate::wal_archive::stored::{Stored, stored_form};
 use std::path::Path;
 use tracing::{info, warn};
 
@@ -77,16 +76,12 @@ pub(crate) async fn push_source(
     cancel: &Cancel,
 ) -> Result<PushOutcome, WalArchiveError> {
     let push = Push { source, catalog, options, limits, cancel };
-    let (stored, (), siblings) = tokio::select! {
-        ready = async { tokio::try_join!(push.stored_form(), push.check_owner(), push.siblings()) } => ready?,
+    let (stored, (), copies) = tokio::select! {
+        ready = async { tokio::try_join!(push.stored_form(), push.check_owner(), push.copies()) } => ready?,
         () = cancel.cancelled() => return Err(Cancelled.into()),
     };
-    // Before the PUT: a copy under another suffix would make it ambiguous which one is fetched.
-    if push.settled_by(siblings).await? {
-        return Ok(PushOutcome::AlreadyArchived);
-    }
-    let bytes = u64::try_from(stored.len()).expect("a buffer's size fits 64 bits");
-    let outcome = push.put(stored).await?;
+    let bytes = u64::try_from(stored.bytes.len()).expect("a buffer's size fits 64 bits");
+    let outcome = push.settle(stored, copies).await?;
     if outcome != PushOutcome::AlreadyArchived {
         monitor.add(Metric::StoredBytes, bytes);
     }
@@ -94,151 +89,44 @@ pub(crate) async fn push_source(
     Ok(outcome)
 }
 
-struct Push<'a> {
-    source: Source,
-    catalog: &'a Catalog,
-    options: &'a PushOptions,
-    limits: &'a Limits,
-    cancel: &'a Cancel,
+/// One file on its way; what becomes of it is told in `copies` and `owner`.
+pub(crate) struct Push<'a> {
+    pub source: Source,
+    pub catalog: &'a Catalog,
+    pub options: &'a PushOptions,
+    pub limits: &'a Limits,
+    pub cancel: &'a Cancel,
 }
 
 impl Push<'_> {
-    async fn stored_form(&self) -> Result<Bytes, WalArchiveError> {
-        let (source, compression) = (self.source.clone(), self.options.compression);
-        let workers = self.limits.workers;
+    async fn stored_form(&self) -> Result<Stored, WalArchiveError> {
+        self.stored_form_as(self.options.compression).await
+    }
+
+    pub async fn stored_form_as(
+        &self,
+        compression: Option<(Compression, CompressionLevel)>,
+    ) -> Result<Stored, WalArchiveError> {
+        let (source, workers) = (self.source.clone(), self.limits.workers);
         let work = tokio::task::spawn_blocking(move || stored_form(&source, compression, workers));
         work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
-    /// Refuses a segment of another cluster than the archive's; the first segment of all
-    /// decides whose it is.
-    async fn check_owner(&self) -> Result<(), WalArchiveError> {
-        let (Some(header), Some(ours)) = (self.source.header(), self.source.system_identifier())
-        else {
-            return Ok(());
-        };
-        match self.catalog.identity().await {
-            Ok(Some(identity)) if identity.system_identifier == ours => return Ok(()),
-            Ok(Some(identity)) => return self.foreign(identity.system_identifier, ours),
-            Ok(None) => {}
-            Err(error) => return self.unless_denied(error.into(), "archive.json"),
-        }
-        // No record yet, but Barman may have archived here for years.
-        match newest_writer(self.catalog, self.cancel).await {
-            Ok(Some(stored)) if stored != ours => return self.foreign(stored, ours),
-            Ok(_) => {}
-            Err(error) => self.unless_denied(error, "whose WAL is there")?,
-        }
-        let claim = ArchiveIdentity {
-            system_identifier: ours,
-            first_timeline: self.source.name().timeline(),
-            segment_size: header.segment_size,
-        };
-        match self.catalog.claim_identity(&claim).await {
-            Ok(_) => Ok(()),
-            Err(CatalogError::OtherCluster { stored, ours, .. }) => self.foreign(stored, ours),
-            Err(error) => self.unless_denied(error.into(), "archive.json"),
-        }
-    }
-
-    fn foreign(
-        &self,
-        stored: SystemIdentifier,
-        ours: SystemIdentifier,
-    ) -> Result<(), WalArchiveError> {
-        let name = self.source.name().clone();
-        if self.options.other_content == OtherContent::Overwrite {
-            warn!(wal = %name, %stored, %ours, "archiving into another cluster's archive");
-            return Ok(());
-        }
-        Err(WalArchiveError::OtherCluster { name, server: self.catalog.server(), stored, ours })
-    }
-
-    /// Other objects of the same name: other suffixes. One LIST.
-    async fn siblings(&self) -> Result<Vec<WalObject>, WalArchiveError> {
-        let name = self.source.name();
-        let plain = self.catalog.layout().wal(name, None);
-        let key = self.key();
-        match self.catalog.store().list_starting_with(plain.as_str()).await {
-            Ok(listed) => Ok(listed
-                .into_iter()
-                .filter_map(WalObject::parse)
-                .filter(|object| object.name == *name && object.key != key)
-                .collect()),
-            Err(error) => self.unless_denied(error.into(), "other suffixes").map(|()| Vec::new()),
-        }
-    }
-
-    /// Whether another suffix already holds this very content.
-    async fn settled_by(&self, siblings: Vec<WalObject>) -> Result<bool, WalArchiveError> {
-        for sibling in siblings {
-            match self.compare(&sibling.key, sibling.compression).await? {
-                Some(Comparison::Same) => return Ok(true),
-                None => {}
-                Some(other) => self.refuse_unless_allowed(&sibling.key, other)?,
-            }
-        }
-        Ok(false)
-    }
-
-    async fn put(&self, stored: Bytes) -> Result<PushOutcome, WalArchiveError> {
-        let (store, key, options) = (self.catalog.store(), self.key(), self.put_options());
-        // An object that vanishes between our refusal and our look is worth one more try.
-        for _ in 0..2 {
-            let put = store.put(&key, stored.clone(), PutMode::Create, &options);
-            let outcome = tokio::select! {
-                outcome = put => outcome?,
-                () = self.cancel.cancelled() => return Err(Cancelled.into()),
-            };
-            if outcome == PutOutcome::Written {
-                return Ok(PushOutcome::Archived);
-            }
-            // Also after a lost answer: it may be our own write that is in the way.
-            let compression = self.options.compression.map(|(compression, _)| compression);
-            match self.compare(&key, compression).await? {
-                Some(Comparison::Same) => return Ok(PushOutcome::AlreadyArchived),
-                None => {}
-                Some(other) => {
-                    self.refuse_unless_allowed(&key, other)?;
-                    store.put(&key, stored, PutMode::Overwrite, &options).await?;
-                    return Ok(PushOutcome::Overwritten);
-                }
-            }
-        }
-        let detail = "An object of this name appears and vanishes again.".to_string();
-        Err(self.other_content(&key, detail))
-    }
-
-    async fn compare(
-        &self,
-        key: &ObjectKey,
-        compression: Option<Compression>,
-    ) -> Result<Option<Comparison>, WalArchiveError> {
-        compare(self.catalog.store(), key, compression, &self.source, self.cancel).await
-    }
-
-    fn refuse_unless_allowed(
-        &self,
-        key: &ObjectKey,
-        found: Comparison,
-    ) -> Result<(), WalArchiveError> {
-        let detail = match found {
+    /// How the stored copy differs, in full sentences.
+    pub fn difference(&self, found: &Comparison) -> String {
+        let first = match found {
+            Comparison::Same => return "The stored copy is the same.".to_string(),
             Comparison::Unreadable { reason } => {
-                format!("The stored copy cannot be decompressed: {reason}.")
+                return format!("The stored copy cannot be used: {reason}.");
             }
-            Comparison::Different { stored_first } => self.difference(&stored_first),
-            Comparison::Same => return Ok(()),
+            Comparison::Different { stored_first } => stored_first,
         };
-        if self.options.other_content == OtherContent::Overwrite {
-            warn!(object = %key, %detail, "other content is stored under this name; overwriting");
-            return Ok(());
+        let name = self.source.name();
+        if name.kind() == WalFileKind::History {
+            return self.history_difference(first);
         }
-        Err(self.other_content(key, detail))
-    }
-
-    fn difference(&self, stored_first: &[u8]) -> String {
-        let stored = header_of(self.source.name(), stored_first)
-            .map(|header| SystemIdentifier::new(header.system_identifier));
+        let stored =
+            header_of(name, first).map(|header| SystemIdentifier::new(header.system_identifier));
         match (stored, self.source.system_identifier()) {
             (Some(stored), Some(ours)) if stored != ours => format!(
                 "The stored copy was written for system identifier {stored}, this cluster is {ours}."
@@ -251,7 +139,25 @@ impl Push<'_> {
         }
     }
 
-    fn other_content(&self, key: &ObjectKey, detail: String) -> WalArchiveError {
+    fn history_difference(&self, stored: &[u8]) -> String {
+        let timeline = self.source.name().timeline();
+        let begin = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text);
+            let history = TimelineHistory::parse(timeline, &text).ok()?;
+            let last = history.switches().last()?;
+            Some(format!("{} on timeline {}", last.at, last.parent))
+        };
+        let ours = self.source.content().ok();
+        match (begin(stored), ours.as_deref().and_then(begin)) {
+            (Some(stored), Some(ours)) => format!(
+                "Two servers were promoted to timeline {timeline}: the stored one at {stored}, \
+                 this one at {ours}."
+            ),
+            _ => "The stored copy differs.".to_string(),
+        }
+    }
+
+    pub fn other_content(&self, key: &ObjectKey, detail: String) -> WalArchiveError {
         WalArchiveError::OtherContent {
             name: self.source.name().clone(),
             server: self.catalog.server(),
@@ -261,7 +167,11 @@ impl Push<'_> {
     }
 
     /// Who may only write still archives: the conditional PUT alone protects what is there.
-    fn unless_denied(&self, error: WalArchiveError, question: &str) -> Result<(), WalArchiveError> {
+    pub fn unless_denied(
+        &self,
+        error: WalArchiveError,
+        question: &str,
+    ) -> Result<(), WalArchiveError> {
         match error {
             WalArchiveError::Store(error) if error.kind == StoreErrorKind::Denied => {
                 info!(wal = %self.source.name(), %error, question, "not allowed to look; archiving on");
@@ -275,17 +185,12 @@ impl Push<'_> {
         }
     }
 
-    fn key(&self) -> ObjectKey {
-        let compression = self.options.compression.map(|(compression, _)| compression);
-        self.catalog.layout().wal(self.source.name(), compression)
-    }
-
-    fn put_options(&self) -> PutOptions {
+    pub fn put_options(&self, digest: &PlainDigest) -> PutOptions {
         let tags = match &self.options.history_tags {
             Some(tags) if self.source.name().kind() == WalFileKind::History => tags,
             _ => &self.options.tags,
         };
-        PutOptions { tags: tags.clone() }
+        PutOptions { tags: tags.clone(), metadata: digest.metadata() }
     }
 }
 
@@ -326,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_push_is_one_put_and_two_questions_beside_the_compression() {
+    async fn a_push_is_one_put_two_questions_beside_the_compression_and_a_look_around() {
         let (store, requests) = Store::recording();
         let world = World::over(store);
         let first = world.file(&name(1), &segment(OURS, 1, 0));
@@ -336,13 +241,14 @@ mod tests {
         let key = |number| format!("{folder}/{}.zst", name(number));
         let second = world.file(&name(2), &segment(OURS, 2, 0));
         pushed(&world, &second, &with(Compression::Zstd)).await.expect("push");
-        let questions = ["GET p/main/archive.json".to_string(), format!("LIST {folder}")];
+        let (identity, list) = ("GET p/main/archive.json", format!("LIST {folder}"));
         let put = format!("PUT {}", key(2));
-        assert_eq!(requests.take(), [questions[0].clone(), questions[1].clone(), put.clone()]);
-        // The same again: the refused PUT and the look at what is in its way.
-        pushed(&world, &second, &with(Compression::Zstd)).await.expect("again");
-        let [identity, list] = questions;
-        assert_eq!(requests.take(), [identity, format!("GET {}", key(2)), list, put]);
+        assert_eq!(requests.take(), [identity, &list, &list, &put]);
+        // The same again: its digest tells, and nothing is sent or decompressed.
+        for again in [Compression::Zstd, Compression::Lz4] {
+            pushed(&world, &second, &with(again)).await.expect("again");
+            assert_eq!(requests.take(), [identity, &format!("HEAD {}", key(2)), &list], "{again}");
+        }
     }
 
     #[tokio::test]
@@ -463,15 +369,30 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn files_that_contradict_their_name_or_header_are_refused() {
+    async fn files_that_are_not_what_their_name_says_are_refused() {
         let world = World::new();
-        let short = &segment(OURS, 1, 0)[..1000];
-        let path = world.file(&name(1), short);
+        let segment_one = segment(OURS, 1, 0);
+        let mut headless = segment_one.clone();
+        headless[..40].fill(0);
+        let cases: [(String, &[u8]); 9] = [
+            (name(1), &[]),
+            (name(1), &segment_one[..1000]),
+            (name(1), b"<html>not found</html>"),
+            (name(1), &headless),
+            (name(2), &segment_one),
+            (format!("{}.partial", name(2)), &segment_one),
+            (format!("{}.partial", name(1)), &segment_one[..1 << 19]),
+            ("00000002.history".into(), b"nonsense\n"),
+            (format!("{}.00000028.backup", name(1)), &[]),
+        ];
+        for (name, content) in cases {
+            let path = world.file(&name, content);
+            let error = pushed(&world, &path, &push_options()).await.expect_err(&name);
+            assert!(matches!(error, WalArchiveError::NotWal { .. }), "{name}: {error}");
+        }
+        let path = world.file(&name(1), &segment_one[..1000]);
         let error = pushed(&world, &path, &push_options()).await.expect_err("short");
-        assert!(matches!(error, WalArchiveError::WrongSize { bytes: 1000, .. }), "{error}");
-        let path = world.file(&name(2), &segment(OURS, 1, 0));
-        let error = pushed(&world, &path, &push_options()).await.expect_err("misplaced");
-        assert!(matches!(error, WalArchiveError::WrongPosition { .. }), "{error}");
+        assert!(error.to_string().ends_with("it holds 1000 bytes instead of 1048576"), "{error}");
         let path = world.file("RECOVERYXLOG", b"x");
         let error = pushed(&world, &path, &push_options()).await.expect_err("name");
         assert!(matches!(error, WalArchiveError::BadName(_)), "{error}");

@@ -8,6 +8,7 @@ use crate::store::{ObjectKey, Store};
 use crate::wal::{WalFileName, WalPageHeader};
 use crate::wal_archive::WalArchiveError;
 use crate::wal_archive::compare::plain;
+use crate::wal_archive::digest::Digester;
 use crate::wal_archive::locate::Suffix;
 use crate::wal_archive::source::{Misfit, header_of, misfit};
 use crate::wal_archive::transfer::{Feed, read_object};
@@ -72,12 +73,14 @@ fn write(
     destination: Destination,
     mut first_page: Option<mpsc::Sender<FirstPage>>,
 ) -> Result<u64, WalArchiveError> {
+    let noted = feed.digest();
     let mut content = plain(object.compression, feed)?;
     let mut target = Target::create(destination)?;
     let damaged = |reason: String| WalArchiveError::Damaged { object: url.clone(), reason };
     let mut buffer = vec![0; COPY_BYTES];
     let mut first = Vec::with_capacity(WalPageHeader::BYTES);
     let mut bytes = 0u64;
+    let mut digester = noted.map(|_| Digester::default());
     loop {
         let read = match content.read(&mut buffer) {
             Ok(0) => break,
@@ -86,6 +89,7 @@ fn write(
             Err(error) => return Err(damaged(format!("it cannot be decompressed: {error}"))),
         };
         target.write(&buffer[..read])?;
+        digester.iter_mut().for_each(|digester| digester.take(&buffer[..read]));
         bytes += u64::try_from(read).expect("a buffer's size fits 64 bits");
         let missing = WalPageHeader::BYTES - first.len();
         first.extend_from_slice(&buffer[..read.min(missing)]);
@@ -95,7 +99,13 @@ fn write(
             first_page = None;
         }
     }
-    check(&object.name, &first, bytes).map_err(damaged)?;
+    check(&object.name, &first, bytes).map_err(&damaged)?;
+    let digest = digester.map(Digester::finish);
+    if let (Some(noted), Some(digest)) = (noted, digest)
+        && noted != digest
+    {
+        return Err(damaged(format!("its content has SHA-256 {digest} instead of {noted}")));
+    }
     target.publish()?;
     Ok(bytes)
 }

@@ -1,14 +1,16 @@
-//! The file to archive: opened once, checked against its own header, read as often as needed.
+//! The file to archive: opened once, checked to be what its name says, read as often as needed.
 
 use crate::pgdata::SystemIdentifier;
-use crate::wal::{SegmentSize, WalFileKind, WalFileName, WalPageHeader, WalSegment};
+use crate::wal::{SegmentSize, WalFileCheck, WalFileKind, WalFileName, WalPageHeader, WalSegment};
 use crate::wal_archive::WalArchiveError;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tracing::warn;
+
+/// What the check of a file needs of its content: a header, or all of a history file.
+const CHECKED_BYTES_MAX: u64 = 2 << 20;
 
 /// A file that PostgreSQL wants archived.
 #[derive(Clone, Debug)]
@@ -28,10 +30,8 @@ pub struct SourceReader {
 }
 
 impl Source {
-    /// Opens the file and refuses one that is not what its name says.
-    ///
-    /// A segment without a readable header is let through with a warning: it may be of a
-    /// PostgreSQL to come, and holding it back would fill the disk.
+    /// Opens the file and refuses one that is not what its name says: archived, it would stand in
+    /// the way of the right one, and no recovery could use it.
     pub fn open(path: &Path) -> Result<Self, WalArchiveError> {
         let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
         let name = WalFileName::parse(&name)?;
@@ -41,19 +41,19 @@ impl Source {
         if !metadata.is_file() {
             return Err(failed(io::Error::from(io::ErrorKind::InvalidInput)));
         }
-        let mut first = Vec::new();
-        let header_bytes = u64::try_from(WalPageHeader::BYTES).expect("a small number");
-        let reader = SourceReader { file: Arc::clone(&file), at: 0 };
-        reader.take(header_bytes).read_to_end(&mut first).map_err(failed)?;
-        let source = Self {
-            path: path.to_path_buf(),
-            header: header_of(&name, &first),
-            name,
-            file,
-            bytes: metadata.len(),
+        let mut check = WalFileCheck::new(&name);
+        let needed = match name.kind() {
+            WalFileKind::History => CHECKED_BYTES_MAX,
+            _ => u64::try_from(WalPageHeader::BYTES).expect("a small number"),
         };
-        source.check()?;
-        Ok(source)
+        let mut first = Vec::new();
+        let reader = SourceReader { file: Arc::clone(&file), at: 0 };
+        reader.take(needed).read_to_end(&mut first).map_err(failed)?;
+        check.take(&first);
+        let bytes = metadata.len();
+        let verdict = check.finish_with(bytes);
+        verdict.map_err(|fault| WalArchiveError::NotWal { name: name.clone(), fault })?;
+        Ok(Self { path: path.to_path_buf(), header: check.header(), name, file, bytes })
     }
 
     pub fn name(&self) -> &WalFileName {
@@ -123,29 +123,6 @@ impl Source {
     fn changed(&self) -> io::Error {
         let text = format!("it changed its size from {} bytes while read", self.bytes);
         io::Error::new(io::ErrorKind::InvalidData, text)
-    }
-
-    fn check(&self) -> Result<(), WalArchiveError> {
-        if self.name.kind() != WalFileKind::Segment {
-            return Ok(());
-        }
-        let Some(header) = &self.header else {
-            warn!(wal = %self.name, "the file does not begin like a WAL segment; archived as it is");
-            return Ok(());
-        };
-        match misfit(&self.name, header, self.bytes) {
-            None => Ok(()),
-            Some(Misfit::Size { expected }) => Err(WalArchiveError::WrongSize {
-                name: self.name.clone(),
-                bytes: self.bytes,
-                expected,
-            }),
-            Some(Misfit::Position { segment }) => Err(WalArchiveError::WrongPosition {
-                name: self.name.clone(),
-                address: header.address,
-                expected: segment.start(header.segment_size),
-            }),
-        }
     }
 }
 

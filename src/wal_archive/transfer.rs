@@ -10,6 +10,7 @@
 use crate::flow::{Cancel, Cancelled};
 use crate::store::{ObjectKey, Store, StoreError};
 use crate::wal_archive::WalArchiveError;
+use crate::wal_archive::digest::PlainDigest;
 use bytes::{Buf, Bytes};
 use futures::stream::{BoxStream, StreamExt};
 use std::io::{self, Read};
@@ -24,6 +25,14 @@ pub struct Feed {
     chunks: mpsc::Receiver<Option<Bytes>>,
     current: Bytes,
     ended: bool,
+    digest: Option<PlainDigest>,
+}
+
+impl Feed {
+    /// The digest of the plain content that was noted with the object.
+    pub fn digest(&self) -> Option<PlainDigest> {
+        self.digest
+    }
 }
 
 /// Runs `work` on the bytes of an object; `None` when the store says that there is none.
@@ -39,9 +48,10 @@ pub async fn read_object<T: Send + 'static>(
         opened = store.get_stream(key, None) => opened.map_err(WalArchiveError::Store)?,
         () = cancel.cancelled() => return Err(WalArchiveError::Cancelled(Cancelled)),
     };
-    let Some((_, stream)) = opened else { return Ok(None) };
+    let Some((meta, stream)) = opened else { return Ok(None) };
     let (sender, chunks) = mpsc::channel(CHUNKS_MAX);
-    let feed = Feed { chunks, current: Bytes::new(), ended: false };
+    let feed =
+        Feed { chunks, current: Bytes::new(), ended: false, digest: PlainDigest::of_object(&meta) };
     let worker = tokio::task::spawn_blocking(move || work(feed));
     let fed = tokio::select! {
         fed = pass_on(stream, sender) => fed.map_err(WalArchiveError::Store),

@@ -7,7 +7,8 @@
 
 use crate::support::peers::{Kind, Peer, key, names, noise, on_every_store, put, untagged};
 use barman_cloud::store::{
-    Effect, FolderListing, ObjectKey, PutMode, PutOutcome, StoreError, StoreErrorKind,
+    Effect, FolderListing, ObjectKey, ObjectMeta, PutMode, PutOptions, PutOutcome, StoreError,
+    StoreErrorKind,
 };
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -25,6 +26,31 @@ async fn what_is_put_is_read_back() {
             let head = store.head(&key("a/object")).await.expect("head").expect("there");
             assert_eq!(head.bytes, u64::try_from(content.len()).expect("a length"));
         }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metadata_comes_back_with_an_object() {
+    on_every_store(|peer| async move {
+        let store = peer.ready().await;
+        let noted = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+        let options =
+            PutOptions { metadata: vec![("plainsha256", noted.into())], ..PutOptions::default() };
+        let found = |meta: ObjectMeta| meta.metadata.get("plainsha256").cloned();
+        for mode in [PutMode::Create, PutMode::Overwrite] {
+            let key = key(&format!("noted/{mode:?}"));
+            store.put(&key, Bytes::from("x"), mode, &options).await.expect("put");
+            let head = store.head(&key).await.expect("head").expect("there");
+            assert_eq!(found(head).as_deref(), Some(noted), "HEAD {mode:?}");
+            let opened = store.get_stream(&key, None).await.expect("get").expect("there");
+            assert_eq!(found(opened.0).as_deref(), Some(noted), "GET {mode:?}");
+        }
+        let plain = key("noted/nothing");
+        put(&store, "noted/nothing", "x").await;
+        let head = store.head(&plain).await.expect("head").expect("there");
+        assert_eq!(found(head), None);
+        assert_eq!(names(&store, "noted").await.len(), 3);
     })
     .await;
 }

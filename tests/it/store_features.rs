@@ -10,7 +10,8 @@ use futures::TryStreamExt;
 use std::num::NonZeroUsize;
 
 fn tags() -> PutOptions {
-    PutOptions { tags: vec![("team".into(), "db one".into()), ("tier".into(), "gold".into())] }
+    let tags = vec![("team".into(), "db one".into()), ("tier".into(), "gold".into())];
+    PutOptions { tags, metadata: vec![("note", "kept apart".into())] }
 }
 
 async fn write_tagged(store: &Store) {
@@ -57,7 +58,8 @@ async fn tags_reach_google_as_metadata() {
         let json: serde_json::Value = serde_json::from_str(&answer).expect("JSON");
         assert_eq!((status, json["metadata"]["team"].as_str()), (200, Some("db one")), "{answer}");
     }
-    let unfit = PutOptions { tags: vec![("not a header".into(), "x".into())] };
+    let unfit =
+        PutOptions { tags: vec![("not a header".into(), "x".into())], ..PutOptions::default() };
     let refused = store.put(&key("unfit"), Bytes::new(), PutMode::Create, &unfit).await;
     assert_eq!(refused.expect_err("refused").kind, StoreErrorKind::Refused);
 }

@@ -23,7 +23,7 @@ mod tablespace_map;
 pub use backup_label::{BackupLabel, BackupLabelError, BackupOrigin};
 pub use control_file::{ControlFile, ControlFileError, SystemIdentifier};
 pub use inclusion::{DirectoryFilter, FileFilter, Inclusion, Root};
-pub use manifest::{ManifestEntry, ManifestVersion, ManifestWriter, WalRange};
+pub use manifest::{ManifestEntry, ManifestVersion, ManifestWriter, WalRange, manifest_is_whole};
 pub use page::{PAGE_BYTES, PageVerdict, page_checksum, verify_page};
 pub use relation_file::{Fork, RelationFile};
 pub use tablespace_map::{TablespaceLink, TablespaceMap, TablespaceMapError};

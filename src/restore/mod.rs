@@ -52,6 +52,7 @@ use crate::catalog::{Backup, Catalog};
 use crate::disk::{self, Accounts, ExtractRoot};
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Metric, Monitor, Phase};
+use crate::pgdata::manifest_is_whole;
 use crate::restore::apply::Application;
 use crate::restore::extract::Targets;
 use crate::restore::journal::Journal;
@@ -241,7 +242,12 @@ async fn manifest(store: &Store, plan: &RestorePlan) -> Result<Option<Vec<Bytes>
     let Some((_, stream)) = opened else {
         return Err(RestoreError::MissingObject { object: store.url_of(&manifest.key) });
     };
-    stream.try_collect().await.map(Some).map_err(RestoreError::Store)
+    let pieces: Vec<Bytes> = stream.try_collect().await.map_err(RestoreError::Store)?;
+    if !manifest_is_whole(pieces.iter().map(AsRef::as_ref)) {
+        let reason = "its last line is not the checksum of the others".to_string();
+        return Err(RestoreError::Corrupt { object: store.url_of(&manifest.key), reason });
+    }
+    Ok(Some(pieces))
 }
 
 /// An earlier run did everything but remove its journal.

@@ -8,6 +8,7 @@ use crate::catalog::{
 use crate::codec;
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Metric, Monitor, Phase, Silent};
+use crate::pgdata::{ManifestVersion, ManifestWriter};
 use crate::restore::journal::JOURNAL;
 use crate::restore::{
     RestoreError, RestoreOptions, RestoreSelection, RestoreSummary, TablespaceMapping, Unfinished,
@@ -201,16 +202,35 @@ fn content(path: &Path) -> String {
         .expect("text")
 }
 
+fn whole_manifest() -> Vec<u8> {
+    let version = ManifestVersion::One;
+    ManifestWriter::new(Vec::new(), version).and_then(|writer| writer.finish(&[])).expect("memory")
+}
+
+#[tokio::test]
+async fn a_damaged_manifest_is_noticed() {
+    let whole = whole_manifest();
+    for at in [0, whole.len() / 2, whole.len() - 10] {
+        let scene = simple(cluster()).await;
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1;
+        scene.put("backup_manifest", damaged).await;
+        let failed = scene.restore().await;
+        assert!(matches!(failed, Err(RestoreError::Corrupt { .. })), "{at}");
+    }
+}
+
 #[tokio::test]
 async fn a_restored_directory_is_private_complete_and_without_traces() {
     let scene = simple(cluster()).await;
-    scene.put("backup_manifest", b"{}".to_vec()).await;
+    let manifest = whole_manifest();
+    scene.put("backup_manifest", manifest.clone()).await;
     let summary = scene.restore().await.expect("restored");
     let target = scene.target();
     assert_eq!(summary.backup_id.as_str(), ID);
     assert_eq!((summary.counts.tarballs, summary.counts.files), (1, 4));
     assert_eq!(content(&target.join("global/pg_control")), "control");
-    assert_eq!(content(&target.join("backup_manifest")), "{}");
+    assert_eq!(content(&target.join("backup_manifest")).into_bytes(), manifest);
     let mode =
         |name: &str| fs::metadata(target.join(name)).expect(name).permissions().mode() & 0o777;
     for name in ["", "base", "pg_wal", "pg_wal/archive_status", "pg_logical/snapshots"] {

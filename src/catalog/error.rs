@@ -46,9 +46,11 @@ impl CatalogError {
                 Some("\"barman-cloud-backup-list\" shows IDs and names.".into())
             }
             Self::AmbiguousName { .. } => Some("Give the backup's ID.".into()),
-            Self::OtherCluster { .. } => {
-                Some("Do two clusters archive to the same server name?".into())
-            }
+            Self::OtherCluster { .. } => Some(
+                "Do two clusters archive to the same server name? If this one takes its place \
+                 (after pg_upgrade), run \"barman-cloud-check-wal-archive --adopt PGDATA\" once."
+                    .into(),
+            ),
             Self::Incomplete(_) => Some("Was it deleted while it was running?".into()),
             Self::AbsentBackup { .. }
             | Self::Unreadable { .. }

@@ -183,7 +183,9 @@ pub fn of_push(error: &WalArchiveError) -> Exit {
         WalArchiveError::BadName(_) => Exit::Input,
         WalArchiveError::NotWal { .. }
         | WalArchiveError::OtherContent { .. }
-        | WalArchiveError::OtherCluster { .. } => Exit::Failed,
+        | WalArchiveError::OtherCluster { .. }
+        | WalArchiveError::InTheWay { .. }
+        | WalArchiveError::ControlFile { .. } => Exit::Failed,
         WalArchiveError::Source { .. }
         | WalArchiveError::Damaged { .. }
         | WalArchiveError::GaveUp { .. }
@@ -205,6 +207,8 @@ pub fn of_fetch(error: &WalArchiveError) -> Exit {
         | WalArchiveError::NotWal { .. }
         | WalArchiveError::OtherContent { .. }
         | WalArchiveError::OtherCluster { .. }
+        | WalArchiveError::InTheWay { .. }
+        | WalArchiveError::ControlFile { .. }
         | WalArchiveError::Damaged { .. }
         | WalArchiveError::GaveUp { .. }
         | WalArchiveError::Store(_)

@@ -38,6 +38,14 @@ pub enum WalArchiveError {
         stored: SystemIdentifier,
         ours: SystemIdentifier,
     },
+    /// The archive holds names that a new cluster may use.
+    #[error(
+        "cannot adopt server name \"{server}\": its archive holds WAL where this cluster's begins"
+    )]
+    InTheWay { server: String, newest: WalFileName, first: WalFileName, next: WalFileName },
+    /// A data directory does not tell which cluster it is.
+    #[error("could not read control file \"{}\": {reason}", path.display())]
+    ControlFile { path: PathBuf, reason: String },
     /// What the archive holds is not what was once archived.
     #[error("cannot use object \"{object}\": {reason}")]
     Damaged { object: String, reason: String },
@@ -68,6 +76,9 @@ impl WalArchiveError {
             Self::OtherCluster { stored, ours, .. } => Some(format!(
                 "The archive belongs to system identifier {stored}, this cluster is {ours}."
             )),
+            Self::InTheWay { newest, first, .. } => Some(format!(
+                "The archive holds \"{newest}\", the first WAL of this cluster is \"{first}\"."
+            )),
             _ => None,
         }
     }
@@ -90,6 +101,13 @@ impl WalArchiveError {
                  (after pg_upgrade), run \"barman-cloud-check-wal-archive --adopt PGDATA\" once."
                     .into(),
             ),
+            Self::InTheWay { next, .. } => Some(format!(
+                "Archive to another server name, or stop PostgreSQL, run \
+                 \"pg_resetwal -l {next} PGDATA\" and try again; standbys must be made anew then."
+            )),
+            Self::ControlFile { .. } => {
+                Some("Give the data directory of the cluster that shall have the archive.".into())
+            }
             Self::Store(error) => error.hint.clone(),
             Self::GaveUp { source, .. } => source.hint.clone(),
             Self::Catalog(error) => error.hint(),

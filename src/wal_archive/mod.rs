@@ -6,10 +6,12 @@
 //! fetch       store → decompress → destination  complete and durable, or not at all
 //! look_ahead  store → decompress → spool        beside recovery, which never waits for it
 //! check       store                            is the archive fit for a new cluster
+//! adopt       store                            hand the archive over to another cluster
 //! ```
 //!
 //! Base backups and retention are not here; what a key means is the catalog's business.
 
+mod adopt;
 mod ahead;
 mod batch;
 #[cfg(test)]
@@ -39,6 +41,7 @@ mod source;
 mod stored;
 mod transfer;
 
+pub use adopt::{AdoptOutcome, Newcomer, adopt};
 pub use ahead::{Ahead, StartCompanion};
 pub use batch::{BatchOptions, push_batch};
 pub use check::{CheckOptions, CheckOutcome, check};

@@ -23,7 +23,7 @@ impl Push<'_> {
     pub async fn check_owner(&self) -> Result<(), WalArchiveError> {
         let (Some(header), Some(ours)) = (self.source.header(), self.source.system_identifier())
         else {
-            return Ok(());
+            return self.check_neighbour().await;
         };
         match self.catalog.identity().await {
             Ok(Some(identity)) if identity.system_identifier == ours => return Ok(()),
@@ -45,6 +45,19 @@ impl Push<'_> {
         match self.catalog.claim_identity(&claim).await {
             Ok(_) => Ok(()),
             Err(CatalogError::OtherCluster { stored, ours, .. }) => self.foreign(stored, ours),
+            Err(error) => self.unless_denied(error.into(), "archive.json"),
+        }
+    }
+
+    /// A timeline history does not tell whose it is, but the data directory that it lies in does.
+    /// One of another cluster would lead recoveries and standbys astray.
+    async fn check_neighbour(&self) -> Result<(), WalArchiveError> {
+        let Some(ours) = self.source.data_directory_identifier() else { return Ok(()) };
+        match self.catalog.identity().await {
+            Ok(Some(identity)) if identity.system_identifier != ours => {
+                self.foreign(identity.system_identifier, ours)
+            }
+            Ok(_) => Ok(()),
             Err(error) => self.unless_denied(error.into(), "archive.json"),
         }
     }

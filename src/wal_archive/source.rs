@@ -1,6 +1,6 @@
 //! The file to archive: opened once, checked to be what its name says, read as often as needed.
 
-use crate::pgdata::SystemIdentifier;
+use crate::pgdata::{ControlFile, SystemIdentifier};
 use crate::wal::{SegmentSize, WalFileCheck, WalFileKind, WalFileName, WalPageHeader, WalSegment};
 use crate::wal_archive::WalArchiveError;
 use std::fs::File;
@@ -70,6 +70,15 @@ impl Source {
 
     pub fn system_identifier(&self) -> Option<SystemIdentifier> {
         self.header.map(|header| SystemIdentifier::new(header.system_identifier))
+    }
+
+    /// Whose the data directory is that the file lies in, `pg_wal/..`; `None` elsewhere. For files
+    /// that do not tell themselves.
+    pub fn data_directory_identifier(&self) -> Option<SystemIdentifier> {
+        let pg_wal = self.path.parent()?;
+        let data_directory = pg_wal.parent()?;
+        let content = std::fs::read(data_directory.join("global/pg_control")).ok()?;
+        ControlFile::parse(&content).ok().map(|control| control.system_identifier)
     }
 
     pub fn reader(&self) -> SourceReader {

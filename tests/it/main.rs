@@ -40,6 +40,7 @@ mod store_faults;
 mod store_features;
 mod support;
 mod tidy;
+mod wal_adopt;
 mod wal_ahead;
 mod wal_codecs;
 mod wal_faults;

@@ -2,13 +2,15 @@
 
 use crate::catalog::format::FormatError;
 use crate::catalog::format::time;
-use crate::catalog::{ArchiveIdentity, BackupMethod, StartedRecord};
+use crate::catalog::{
+    Adoption, ArchiveEra, ArchiveIdentity, ArchiveRecord, BackupMethod, StartedRecord,
+};
 use crate::pgdata::SystemIdentifier;
 use crate::wal::{SegmentSize, TimelineId};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 const FORMAT: u64 = 1;
 
@@ -28,10 +30,25 @@ struct StartedJson {
 #[derive(Serialize, Deserialize)]
 struct ArchiveJson {
     format: u64,
+    #[serde(flatten)]
+    present: EraJson,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    earlier: Vec<EraJson>,
+    #[serde(flatten)]
+    other: Map<String, Value>,
+}
+
+/// One cluster of an archive.
+#[derive(Serialize, Deserialize)]
+struct EraJson {
     /// A text, because JSON readers lose digits of numbers above 2^53.
     systemid: String,
     first_timeline: u32,
     segment_size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adopted: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    adopted_lsn: Option<String>,
 }
 
 pub fn print_started(started: &StartedRecord) -> Vec<u8> {
@@ -62,26 +79,61 @@ pub fn parse_started(text: &[u8]) -> Result<StartedRecord, FormatError> {
 }
 
 pub fn print_archive(identity: &ArchiveIdentity) -> Vec<u8> {
-    line(&ArchiveJson {
-        format: FORMAT,
-        systemid: identity.system_identifier.to_string(),
-        first_timeline: identity.first_timeline.number(),
-        segment_size: u64::from(identity.segment_size.bytes()),
-    })
+    let present = ArchiveEra { identity: *identity, adoption: None };
+    print_archive_record(&ArchiveRecord { present, earlier: Vec::new(), other: Map::new() })
 }
 
 pub fn parse_archive(text: &[u8]) -> Result<ArchiveIdentity, FormatError> {
+    era(&parse::<ArchiveJson>(text)?.present).map(|era| era.identity)
+}
+
+pub fn print_archive_record(record: &ArchiveRecord) -> Vec<u8> {
+    line(&ArchiveJson {
+        format: FORMAT,
+        present: era_json(&record.present),
+        earlier: record.earlier.iter().map(era_json).collect(),
+        other: record.other.clone(),
+    })
+}
+
+pub fn parse_archive_record(text: &[u8]) -> Result<ArchiveRecord, FormatError> {
     let json: ArchiveJson = parse(text)?;
+    Ok(ArchiveRecord {
+        present: era(&json.present)?,
+        earlier: json.earlier.iter().map(era).collect::<Result<_, _>>()?,
+        other: json.other,
+    })
+}
+
+fn era_json(era: &ArchiveEra) -> EraJson {
+    let ArchiveEra { identity, adoption } = era;
+    EraJson {
+        systemid: identity.system_identifier.to_string(),
+        first_timeline: identity.first_timeline.number(),
+        segment_size: u64::from(identity.segment_size.bytes()),
+        adopted: adoption.map(|adoption| time::rfc3339(adoption.at)),
+        adopted_lsn: adoption.map(|adoption| adoption.from.to_string()),
+    }
+}
+
+fn era(json: &EraJson) -> Result<ArchiveEra, FormatError> {
     let number: u64 = json.systemid.parse().map_err(|_| {
         FormatError::new(format!("\"{}\" is not a system identifier", json.systemid))
     })?;
-    Ok(ArchiveIdentity {
+    let wrong = |error: &dyn std::error::Error| FormatError::new(error.to_string());
+    let adoption = match (&json.adopted, &json.adopted_lsn) {
+        (Some(at), Some(from)) => Some(Adoption {
+            at: at.parse().map_err(|_| FormatError::new(format!("\"{at}\" is not a time")))?,
+            from: from.parse().map_err(|error| wrong(&error))?,
+        }),
+        _ => None,
+    };
+    let identity = ArchiveIdentity {
         system_identifier: SystemIdentifier::new(number),
-        first_timeline: TimelineId::new(json.first_timeline)
-            .map_err(|error| FormatError::new(error.to_string()))?,
-        segment_size: SegmentSize::new(json.segment_size)
-            .map_err(|error| FormatError::new(error.to_string()))?,
-    })
+        first_timeline: TimelineId::new(json.first_timeline).map_err(|error| wrong(&error))?,
+        segment_size: SegmentSize::new(json.segment_size).map_err(|error| wrong(&error))?,
+    };
+    Ok(ArchiveEra { identity, adoption })
 }
 
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, FormatError> {

@@ -21,6 +21,8 @@ fn a_new_cluster_adopts_the_archive_of_an_old_one_and_is_backed_up_and_recovered
     old.archive_everything();
 
     let new = Cluster::create(&options_for(&store));
+    // Its WAL is refused, and waits.
+    new.archive_with(&line);
     new.pgbench_fill(1);
     let connection = new.connection();
     let connection: Vec<&str> = connection.iter().map(String::as_str).collect();
@@ -38,7 +40,6 @@ fn a_new_cluster_adopts_the_archive_of_an_old_one_and_is_backed_up_and_recovered
     adopt().exits(0).says("adopted");
     adopt().exits(0);
     new.start();
-    new.archive_with(&line);
     new.archive_everything();
     backup().exits(0);
     new.psql("create table later as select generate_series(1, 1000) as n");

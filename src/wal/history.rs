@@ -19,7 +19,7 @@ pub struct TimelineHistory {
     switches: Vec<TimelineSwitch>,
 }
 
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum HistoryError {
     #[error("line {line} of the timeline history file is malformed: \"{text}\"")]
     Malformed { line: usize, text: String },

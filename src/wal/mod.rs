@@ -3,12 +3,14 @@
 //! Nothing here does I/O. Names and arithmetic follow PostgreSQL's
 //! `src/include/access/xlog_internal.h`.
 
+mod file_check;
 mod file_name;
 mod history;
 mod lsn;
 mod page_header;
 mod segment;
 
+pub use file_check::{WalFileCheck, WalFileFault};
 pub use file_name::{WalFileKind, WalFileName, WalFileNameError};
 pub use history::{HistoryError, TimelineHistory, TimelineSwitch};
 pub use lsn::{Lsn, LsnError, TimelineId, TimelineIdError};

@@ -5,6 +5,7 @@
 //! a container PostgreSQL may be the process that inherits it, and takes another end for the
 //! crash of a child of its own.
 
+use crate::command::archive_recovery;
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
 use crate::command::exit::{self, Exit};
 use crate::command::launch::Context;
@@ -19,7 +20,7 @@ use crate::flow::{Cancel, Limits, RetryLimits};
 use crate::monitor::Silent;
 use crate::wal::WalFileName;
 use crate::wal_archive::{
-    self, Ahead, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, StartCompanion,
+    self, Absence, Ahead, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, StartCompanion,
 };
 use clap::Parser;
 use std::ffi::OsString;
@@ -27,7 +28,7 @@ use std::io;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tracing::{debug, info};
@@ -73,18 +74,35 @@ pub struct WalRestoreArgs {
 common_args!(WalRestoreArgs);
 
 pub fn run(args: WalRestoreArgs, context: &Context) -> Result<Exit, Failure> {
+    // PostgreSQL runs its command in the data directory.
+    let signal = archive_recovery::signal_in(Path::new("."));
+    match (restore(&args, context, signal), signal) {
+        (Err(failure), Some(signal)) if !args.talk.test => {
+            Err(archive_recovery::stop_recovery(failure, signal))
+        }
+        (answer, _) => answer,
+    }
+}
+
+/// `recovery` is what `archive_recovery` found.
+fn restore(
+    args: &WalRestoreArgs,
+    context: &Context,
+    recovery: Option<&str>,
+) -> Result<Exit, Failure> {
     // Before anything else, as Barman does: a wrong name is wrong under --test too.
     let name = WalFileName::parse(&args.wal_name)
         .map_err(|error| Failure::of_error(Exit::Input, &error))?;
-    let place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
+    let mut place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
     if args.talk.test {
         return test(&place);
     }
     let spool = SpoolOptions { directory: args.spool_dir.clone(), scope: place.scope() };
     if args.look_ahead {
-        return Ok(look_ahead(&place, &spool, segments_of(&args)));
+        return Ok(look_ahead(&place, &spool, segments_of(args)));
     }
-    let options = options_of(&args, spool, context);
+    let options = options_of(args, spool, recovery, context);
+    place.options.retry = RetryLimits::RECOVERY;
     let catalog = place.catalog()?;
     let destination = &args.wal_dest;
     let limits = Limits { retry: RetryLimits::RECOVERY, ..small_limits() };
@@ -103,12 +121,22 @@ pub fn run(args: WalRestoreArgs, context: &Context) -> Result<Exit, Failure> {
     }
 }
 
-fn options_of(args: &WalRestoreArgs, spool: SpoolOptions, context: &Context) -> FetchOptions {
+fn options_of(
+    args: &WalRestoreArgs,
+    spool: SpoolOptions,
+    recovery: Option<&str>,
+    context: &Context,
+) -> FetchOptions {
     let companion = Arc::new(Companion { words: context.words.clone() });
     FetchOptions {
         partial: match args.no_partial {
             true => PartialSegments::Refuse,
             false => PartialSegments::Accept,
+        },
+        // Archive recovery ends at the first absence, and it began from a backup in the archive.
+        absence: match recovery {
+            Some(_) => Absence::InUse,
+            None => Absence::Listed,
         },
         ahead: segments_of(args).map(|segments| Ahead { segments, companion }),
         spool,

@@ -247,6 +247,15 @@ impl Spooled {
         Ok(&self.file)
     }
 
+    /// The first bytes of the content: `bytes`, or fewer where there are no more.
+    pub fn beginning(&mut self, bytes: usize) -> Result<Vec<u8>, DiskError> {
+        let (mut first, path) = (Vec::new(), self.path.clone());
+        let limit = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let read = self.reader()?.take(limit).read_to_end(&mut first);
+        read.map_err(|error| DiskError::new(DiskOperation::Read, &path, error))?;
+        Ok(first)
+    }
+
     pub fn bytes(&self) -> Result<u64, DiskError> {
         let metadata = self.file.metadata();
         let failed = |error| DiskError::new(DiskOperation::Read, &self.path, error);

@@ -4,7 +4,7 @@ use crate::catalog::{Catalog, Layout, ServerName};
 use crate::flow::{Cancel, Limits, RetryLimits};
 use crate::store::{ObjectKey, PutMode, PutOptions as StorePutOptions, Store};
 use crate::wal_archive::ahead::{Ahead, StartCompanion};
-use crate::wal_archive::fetch::{FetchOptions, PartialSegments, SpoolOptions};
+use crate::wal_archive::fetch::{Absence, FetchOptions, PartialSegments, SpoolOptions};
 use crate::wal_archive::look_ahead;
 use crate::wal_archive::push::{OtherContent, PushOptions};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -122,6 +122,7 @@ impl World {
         let ahead = |segments| Ahead { segments, companion: Arc::clone(&self.companion) as _ };
         FetchOptions {
             partial: PartialSegments::Accept,
+            absence: Absence::Listed,
             ahead: segments.map(ahead),
             spool: self.spool_options(),
         }

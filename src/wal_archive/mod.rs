@@ -20,6 +20,8 @@ mod compare;
 mod error;
 mod fetch;
 #[cfg(test)]
+mod fetch_tests;
+#[cfg(test)]
 mod fixtures;
 mod locate;
 mod notes;
@@ -38,6 +40,6 @@ pub use ahead::{Ahead, StartCompanion};
 pub use batch::{BatchOptions, push_batch};
 pub use check::{CheckOptions, CheckOutcome, check};
 pub use error::WalArchiveError;
-pub use fetch::{FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, fetch};
+pub use fetch::{Absence, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, fetch};
 pub use prefetch::look_ahead;
 pub use push::{OtherContent, PushOptions, PushOutcome, push};

@@ -136,7 +136,8 @@ impl Companion<'_> {
             return Ok(true);
         }
         // Archived with another suffix than the one before?
-        match locate(self.catalog, name, PartialSegments::Refuse, suffix).await? {
+        let listed = locate(self.catalog, name, PartialSegments::Refuse, suffix).await?;
+        match listed.into_iter().next() {
             Some(object) => self.receive(object.into()).await,
             None => Ok(false),
         }

@@ -5,11 +5,10 @@ use crate::codec::Compression;
 use crate::disk::{DurableFile, SpoolWriter};
 use crate::flow::Cancel;
 use crate::store::{ObjectKey, Store};
-use crate::wal::{WalFileName, WalPageHeader};
+use crate::wal::{WalFileCheck, WalFileName, WalPageHeader};
 use crate::wal_archive::WalArchiveError;
 use crate::wal_archive::compare::plain;
 use crate::wal_archive::locate::Suffix;
-use crate::wal_archive::source::{Misfit, header_of, misfit};
 use crate::wal_archive::transfer::{Feed, read_object};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -76,8 +75,7 @@ fn write(
     let mut target = Target::create(destination)?;
     let damaged = |reason: String| WalArchiveError::Damaged { object: url.clone(), reason };
     let mut buffer = vec![0; COPY_BYTES];
-    let mut first = Vec::with_capacity(WalPageHeader::BYTES);
-    let mut bytes = 0u64;
+    let mut check = WalFileCheck::new(&object.name);
     loop {
         let read = match content.read(&mut buffer) {
             Ok(0) => break,
@@ -86,32 +84,16 @@ fn write(
             Err(error) => return Err(damaged(format!("it cannot be decompressed: {error}"))),
         };
         target.write(&buffer[..read])?;
-        bytes += u64::try_from(read).expect("a buffer's size fits 64 bits");
-        let missing = WalPageHeader::BYTES - first.len();
-        first.extend_from_slice(&buffer[..read.min(missing)]);
-        if let (Some(header), Some(sender)) = (header_of(&object.name, &first), &first_page) {
+        check.take(&buffer[..read]);
+        if let (Some(header), Some(sender)) = (check.header(), &first_page) {
             // Nobody listens any more when the command ends: then it is of no use.
             let _ = sender.try_send(FirstPage { header, compression: object.compression });
             first_page = None;
         }
     }
-    check(&object.name, &first, bytes).map_err(damaged)?;
+    check.finish().map_err(|fault| damaged(fault.to_string()))?;
     target.publish()?;
-    Ok(bytes)
-}
-
-/// Holds a plain file against its own first page; says what is wrong.
-pub fn check(name: &WalFileName, first: &[u8], bytes: u64) -> Result<(), String> {
-    let Some(header) = header_of(name, first) else { return Ok(()) };
-    match misfit(name, &header, bytes) {
-        None => Ok(()),
-        Some(Misfit::Size { expected }) => {
-            Err(format!("it holds {bytes} bytes instead of {expected}"))
-        }
-        Some(Misfit::Position { .. }) => {
-            Err(format!("it holds the segment that begins at {}", header.address))
-        }
-    }
+    Ok(check.bytes())
 }
 
 /// A file on its way to its destination.

@@ -6,7 +6,7 @@
 use crate::cloud::azure::AzureCredentialProvider;
 use crate::cloud::kept::{Kept, is_fresh};
 use crate::cloud::transport::{Role, identity_retries};
-use crate::cloud::{CloudError, Environment, IdentityFailure, Trace, Transport};
+use crate::cloud::{CloudError, Environment, Trace, Transport};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -163,7 +163,7 @@ impl CredentialProvider for FirstThatAnswers {
             }
         }
         let why = "neither a managed identity nor the Azure CLI gave a token".to_string();
-        Trace::current().no_identity(IdentityFailure::lasting(why.clone()));
+        Trace::current().no_identity(why.clone());
         Err(object_store::Error::Generic { store: "Azure credentials", source: why.into() })
     }
 }

@@ -42,5 +42,5 @@ pub use environment::Environment;
 pub use google::{GoogleCredentialProvider, GoogleIdentity, GoogleSettings};
 pub use provider::{CloudProvider, UnknownProvider};
 pub use resource_manager::ResourceManagerSettings;
-pub use trace::{Answer, IdentityFailure, Trace};
+pub use trace::{Answer, Trace};
 pub use transport::{Proxies, Rewrite, Role, Transport, TransportOptions};

@@ -4,6 +4,9 @@
 //! the process group, so that it is stopped with the server. It always ends with exit code 0: in
 //! a container PostgreSQL may be the process that inherits it, and takes another end for the
 //! crash of a child of its own.
+//!
+//! Called by a server in archive recovery, every failure ends in a code that makes it stop; see
+//! `archive_recovery`.
 
 use crate::command::archive_recovery;
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
@@ -145,15 +148,20 @@ fn options_of(
 
 /// Segments behind the requested one. Negative numbers mean none, as with Barman.
 fn segments_of(args: &WalRestoreArgs) -> Option<NonZeroU64> {
-    NonZeroU64::new(u64::try_from(args.parallel).unwrap_or(0).saturating_sub(1))
+    let parallel = u64::try_from(args.parallel).unwrap_or(0).min(PARALLEL_MAX);
+    NonZeroU64::new(parallel.saturating_sub(1))
 }
+
+/// More segments never made a recovery faster, and each call looks for all of them.
+const PARALLEL_MAX: u64 = 1024;
 
 /// What the companion does. Nobody is told of its failures: who asks for a segment that it could
 /// not fetch tries, and tells, by himself.
 fn look_ahead(place: &Place, spool: &SpoolOptions, segments: Option<NonZeroU64>) -> Exit {
     let work = || {
         let (Some(segments), Ok(catalog)) = (segments, place.catalog()) else { return Ok(()) };
-        let limits = Limits { jobs: at_once(segments), ..small_limits() };
+        let retry = RetryLimits::RECOVERY;
+        let limits = Limits { jobs: at_once(segments), retry, ..small_limits() };
         perform(Threads::One, async |cancel: Cancel| {
             let ahead = wal_archive::look_ahead(&catalog, spool, segments, &limits, &cancel).await;
             ahead.map_err(|error| Failure::of_wal(&error, exit::of_fetch))

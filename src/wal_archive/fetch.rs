@@ -12,10 +12,12 @@
 //!
 //! "Not there" is said only after a LIST of all names that could serve came back without one; a
 //! GET that finds nothing is not believed alone, because some stores answer so for a bucket that
-//! is gone. Doubtful answers are asked again until the deadline, then they are an error: an
-//! absence that is none would end a recovery early.
-//! Memory: eight chunks of the network, 128 KiB and the codec's window.
-//! Crash points: before the rename nothing but a temporary file exists beside the destination.
+//! is gone. Nor is a LIST, where the server's folder is not there. Doubtful answers are asked
+//! again until the deadline, then they are an error: an absence that is none would end a recovery
+//! early. A damaged copy is passed over for a whole one under another suffix.
+//! Memory: eight chunks of the network, 128 KiB and the codec's window; a history file's text.
+//! Crash points: before it gets its name the file has none, or a temporary one that the next call
+//! removes.
 
 use crate::catalog::{Catalog, WalObject};
 use crate::codec::Compression;
@@ -103,6 +105,7 @@ pub async fn fetch(
         debug!(wal = %name, "delivered from the spool");
         return Ok(FetchOutcome::Delivered);
     }
+    fetch.empty_spool();
     let (first_page, mut first_pages) = mpsc::channel(1);
     let requested = fetch.persistently(limits, first_page);
     let announced = async {
@@ -187,6 +190,18 @@ impl Fetch<'_> {
         }
         spooled.deliver(self.destination)?;
         Ok(true)
+    }
+
+    /// Where nothing is fetched ahead any more, what lies in the spool was left by a companion that
+    /// was killed: one that lives holds the lock until it has emptied it.
+    fn empty_spool(&self) {
+        if self.options.ahead.is_some() || self.spool.names().is_empty() {
+            return;
+        }
+        if let Ok(Some(lock)) = self.spool.lock() {
+            let _ = self.spool.remove_arriving(&lock);
+            let _ = self.spool.retain(&lock, |_| false);
+        }
     }
 
     /// Tells the companion where recovery is. Without one, recovery is only slower.

@@ -26,7 +26,7 @@ pub struct FirstPage {
 /// Where an object goes.
 #[derive(Debug)]
 pub enum Destination {
-    /// Durable under this name.
+    /// Durable under this name, and nothing of it to be seen before.
     File(PathBuf),
     /// Ahead of time; checked again when it is delivered. Begun before the store is asked, so
     /// that others see that it arrives.
@@ -105,7 +105,7 @@ enum Target {
 impl Target {
     fn create(destination: Destination) -> Result<Self, WalArchiveError> {
         match destination {
-            Destination::File(path) => Ok(Self::File(DurableFile::create(&path)?)),
+            Destination::File(path) => Ok(Self::File(DurableFile::create_out_of_sight(&path)?)),
             Destination::Spool(writer) => Ok(Self::Spool(writer)),
         }
     }

@@ -43,4 +43,5 @@ mod tidy;
 mod wal_ahead;
 mod wal_codecs;
 mod wal_faults;
+mod wal_recovery;
 mod wal_stores;

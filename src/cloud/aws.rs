@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use object_store::CredentialProvider;
 use object_store::aws::{AwsCredential, AwsCredentialProvider};
@@ -237,7 +238,7 @@ impl Chain {
                 source
             }
         };
-        let loaded = source.provide_credentials().await.map_err(|error| words(&error))?;
+        let loaded = source.provide_credentials().await.map_err(|error| why_not(&error))?;
         // What never expires lies in a file of the user's already.
         if let Some(expires) = loaded.expiry() {
             self.kept.keep(secrets_of(&loaded), expires, asked.elapsed());
@@ -273,6 +274,18 @@ fn secrets_of(credentials: &Credentials) -> Secrets {
         secrets.insert("token".into(), token.into());
     }
     secrets
+}
+
+/// A source that was found and failed may work later; one that was not found will not appear.
+fn why_not(error: &CredentialsError) -> String {
+    let lasting = matches!(
+        error,
+        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_)
+    );
+    if !lasting {
+        Trace::current().identity_was_busy();
+    }
+    words(error)
 }
 
 /// The innermost cause: the outer ones only say that loading failed.

@@ -163,7 +163,12 @@ impl CredentialProvider for Federated {
                         .map_err(|error| error.to_string())
                 })
                 .await?;
-            source.access_token().await.map_err(|error| error.to_string())
+            source.access_token().await.map_err(|error| {
+                if error.is_transient() {
+                    Trace::current().identity_was_busy();
+                }
+                error.to_string()
+            })
         };
         match token.await {
             Ok(token) => Ok(Arc::new(GcpCredential { bearer: token.token })),

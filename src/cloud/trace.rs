@@ -27,6 +27,8 @@ struct State {
     doubtful: bool,
     last: Option<Answer>,
     identity: Option<String>,
+    /// A source of credentials is there and was busy.
+    identity_may_pass: bool,
 }
 
 /// How the last request ended.
@@ -65,6 +67,7 @@ impl Trace {
             doubtful: false,
             last: None,
             identity: None,
+            identity_may_pass: false,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -86,6 +89,12 @@ impl Trace {
     /// Why no credentials could be had, if that went wrong.
     pub fn identity_failure(&self) -> Option<String> {
         self.lock().identity.clone()
+    }
+
+    /// Whether that may go better later: a source of credentials is there, but did not answer or
+    /// was busy. Otherwise there is none, or it refused.
+    pub fn identity_may_pass(&self) -> bool {
+        self.lock().identity_may_pass
     }
 
     /// Requests sent, and the time since the operation began.
@@ -132,6 +141,12 @@ impl Trace {
 
     pub(crate) fn no_identity(&self, why: String) {
         self.lock().identity = Some(why);
+    }
+
+    /// Said beside [`no_identity`](Self::no_identity); where several sources are asked, one that
+    /// may work later is enough.
+    pub(crate) fn identity_was_busy(&self) {
+        self.lock().identity_may_pass = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

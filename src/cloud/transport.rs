@@ -134,6 +134,7 @@ impl Transport {
         request: HttpRequest,
     ) -> Result<HttpResponse, HttpError> {
         let method = request.method().clone();
+        let optional = is_metadata_service(request.uri().host());
         let attempt = self.count(trace);
         let begun = Instant::now();
         debug!(%method, host = request.uri().host(), attempt, "request");
@@ -141,6 +142,9 @@ impl Transport {
             Ok(response) => self.examine(trace, method, response).await,
             Err(failure) => {
                 debug!(%method, attempt, reason = %failure.answer(), "request failed");
+                if self.role == Role::Identity && failure.may_pass(optional) {
+                    trace.identity_was_busy();
+                }
                 Err(self.failed(trace, attempt, begun, &failure))
             }
         }
@@ -197,7 +201,12 @@ impl Transport {
         debug!(?answer, "answer");
         match self.role {
             Role::Store => trace.answered(answer),
-            Role::Identity => trace.no_identity(identity_refused(parts.status)),
+            Role::Identity => {
+                if is_busy(parts.status) {
+                    trace.identity_was_busy();
+                }
+                trace.no_identity(identity_refused(parts.status));
+            }
         }
         wait_if_asked(&parts.headers, parts.status).await;
         if parts.status == StatusCode::NOT_IMPLEMENTED {
@@ -315,6 +324,15 @@ impl SendFailure {
             Self::Silent(waited) => Answer::Silent { waited: *waited },
             Self::Final(detail) => Answer::Untrusted { detail: detail.clone() },
             Self::Broken(error) => answer_of(error),
+        }
+    }
+
+    /// Whether an identity service may answer later; an `optional` one need not be there at all.
+    fn may_pass(&self, optional: bool) -> bool {
+        match self.answer() {
+            Answer::Untrusted { .. } => false,
+            Answer::Unreachable { .. } => !optional,
+            Answer::Status { .. } | Answer::Silent { .. } | Answer::Cut { .. } => true,
         }
     }
 }
@@ -436,6 +454,17 @@ async fn wait_if_asked(headers: &HeaderMap, status: StatusCode) {
     if let Some(seconds) = asked.filter(|_| busy).and_then(|text| text.trim().parse().ok()) {
         tokio::time::sleep(Duration::from_secs(seconds).min(RETRY_AFTER_MAX)).await;
     }
+}
+
+/// Statuses after which a token service is worth asking again.
+fn is_busy(status: StatusCode) -> bool {
+    let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::REQUEST_TIMEOUT];
+    busy.contains(&status) || status.is_server_error()
+}
+
+/// Whether a host that does not answer only says that this machine is not in a cloud.
+fn is_metadata_service(host: Option<&str>) -> bool {
+    host.is_some_and(|host| ["169.254.169.254", "metadata.google.internal"].contains(&host))
 }
 
 fn identity_refused(status: StatusCode) -> String {

@@ -2,7 +2,8 @@
 //!
 //! One exhaustive match per room's errors, without a wild card: a new meaning must choose its
 //! code. PostgreSQL takes 1 to 125 of `restore_command` as "not available" and stops recovery
-//! above that, so only signals answer with more, as a shell would.
+//! above that, so only signals answer with more, as a shell would, and what must not be taken for
+//! an absence.
 
 use crate::backup::BackupError;
 use crate::catalog::CatalogError;
@@ -32,6 +33,10 @@ pub enum Exit {
     HookNotDone,
     Interrupted,
     Terminated,
+    /// A doubtful answer to a server in archive recovery, which would promote on any other code;
+    /// or a fault of this program, whose answer nobody may believe. The number is one that
+    /// neither shells (126, 127) nor signals (129 to 192) use.
+    RecoveryMustStop,
 }
 
 impl Exit {
@@ -45,6 +50,7 @@ impl Exit {
             Self::HookNotDone => 63,
             Self::Interrupted => 130,
             Self::Terminated => 143,
+            Self::RecoveryMustStop => 250,
         }
     }
 }
@@ -188,6 +194,7 @@ pub fn of_push(error: &WalArchiveError) -> Exit {
         | WalArchiveError::ControlFile { .. } => Exit::Failed,
         WalArchiveError::Source { .. }
         | WalArchiveError::Damaged { .. }
+        | WalArchiveError::NoArchive { .. }
         | WalArchiveError::GaveUp { .. }
         | WalArchiveError::Store(_)
         | WalArchiveError::Catalog(_)
@@ -210,6 +217,7 @@ pub fn of_fetch(error: &WalArchiveError) -> Exit {
         | WalArchiveError::InTheWay { .. }
         | WalArchiveError::ControlFile { .. }
         | WalArchiveError::Damaged { .. }
+        | WalArchiveError::NoArchive { .. }
         | WalArchiveError::GaveUp { .. }
         | WalArchiveError::Store(_)
         | WalArchiveError::Catalog(_)
@@ -323,6 +331,8 @@ mod tests {
         assert_eq!(of_fetch(&WalArchiveError::Disk(disk())), Exit::Other);
         assert_eq!(of_fetch(&WalArchiveError::Spool(disk())), Exit::Network);
         assert_eq!(of_fetch(&WalArchiveError::Cancelled(Cancelled)), Exit::Other);
+        let nothing = WalArchiveError::NoArchive { name: name(), url: "s3://b/main".into() };
+        assert_eq!(of_fetch(&nothing), Exit::Other);
         let wrong = WalFileName::parse("x").expect_err("wrong");
         assert_eq!(of_fetch(&WalArchiveError::BadName(wrong)), Exit::Input);
     }

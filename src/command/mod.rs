@@ -8,6 +8,7 @@
 //! has its file; what commands share: `args` (options), `value` (what options are made of),
 //! `argv` (argparse's habits), `usage`, `report`, `log`, `exit`, `runtime`, `terminal`.
 
+mod archive_recovery;
 mod args;
 mod argv;
 mod backup;
@@ -22,6 +23,7 @@ mod deleting;
 mod environment;
 mod exit;
 mod failure;
+mod guard;
 mod keeping;
 mod launch;
 mod listing;
@@ -47,6 +49,7 @@ mod wal_restore;
 pub use program::Program;
 
 use crate::command::exit::Exit;
+use crate::command::guard::guarded;
 use crate::command::launch::launch;
 use crate::command::version::{BARMAN_VERSION, OWN_VERSION};
 use std::ffi::OsString;
@@ -56,7 +59,11 @@ use std::process::ExitCode;
 /// Runs one command with the words behind its name.
 pub fn run(program: Program, words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words = words.into_iter().collect();
-    let exit = match program {
+    guarded(|| exit_of(program, words)).into()
+}
+
+fn exit_of(program: Program, words: Vec<OsString>) -> Exit {
+    match program {
         Program::Backup => launch(program, words, backup::run),
         Program::BackupDelete => launch(program, words, backup_delete::run),
         Program::BackupKeep => launch(program, words, backup_keep::run),
@@ -65,9 +72,8 @@ pub fn run(program: Program, words: impl IntoIterator<Item = OsString>) -> ExitC
         Program::CheckWalArchive => launch(program, words, check_wal_archive::run),
         Program::Restore => launch(program, words, restore::run),
         Program::WalArchive => launch(program, words, wal_archive::run),
-        Program::WalRestore => launch(program, words, wal_restore::run),
-    };
-    exit.into()
+        Program::WalRestore => archive_recovery::of_usage(launch(program, words, wal_restore::run)),
+    }
 }
 
 /// Runs the command that the program's own name says, or else its first word.
@@ -84,7 +90,7 @@ pub fn run_by_name(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("--version" | "-V") => launch::answer(&format!("barman-cloud {OWN_VERSION}\n")).into(),
         first => match first.and_then(Program::parse) {
             Some(program) => run(program, words),
-            None => overview(Exit::Input).into(),
+            None => archive_recovery::of_usage(overview(Exit::Input)).into(),
         },
     }
 }

@@ -4,7 +4,11 @@
 //! the process group, so that it is stopped with the server. It always ends with exit code 0: in
 //! a container PostgreSQL may be the process that inherits it, and takes another end for the
 //! crash of a child of its own.
+//!
+//! Called by a server in archive recovery, every failure ends in a code that makes it stop; see
+//! `archive_recovery`.
 
+use crate::command::archive_recovery;
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
 use crate::command::exit::{self, Exit};
 use crate::command::launch::Context;
@@ -19,7 +23,7 @@ use crate::flow::{Cancel, Limits, RetryLimits};
 use crate::monitor::Silent;
 use crate::wal::WalFileName;
 use crate::wal_archive::{
-    self, Ahead, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, StartCompanion,
+    self, Absence, Ahead, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, StartCompanion,
 };
 use clap::Parser;
 use std::ffi::OsString;
@@ -27,7 +31,7 @@ use std::io;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::os::unix::process::CommandExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use tracing::{debug, info};
@@ -73,18 +77,35 @@ pub struct WalRestoreArgs {
 common_args!(WalRestoreArgs);
 
 pub fn run(args: WalRestoreArgs, context: &Context) -> Result<Exit, Failure> {
+    // PostgreSQL runs its command in the data directory.
+    let signal = archive_recovery::signal_in(Path::new("."));
+    match (restore(&args, context, signal), signal) {
+        (Err(failure), Some(signal)) if !args.talk.test => {
+            Err(archive_recovery::stop_recovery(failure, signal))
+        }
+        (answer, _) => answer,
+    }
+}
+
+/// `recovery` is what `archive_recovery` found.
+fn restore(
+    args: &WalRestoreArgs,
+    context: &Context,
+    recovery: Option<&str>,
+) -> Result<Exit, Failure> {
     // Before anything else, as Barman does: a wrong name is wrong under --test too.
     let name = WalFileName::parse(&args.wal_name)
         .map_err(|error| Failure::of_error(Exit::Input, &error))?;
-    let place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
+    let mut place = Place::resolve(&args.source_url, &args.server_name, &args.cloud, &args.own)?;
     if args.talk.test {
         return test(&place);
     }
     let spool = SpoolOptions { directory: args.spool_dir.clone(), scope: place.scope() };
     if args.look_ahead {
-        return Ok(look_ahead(&place, &spool, segments_of(&args)));
+        return Ok(look_ahead(&place, &spool, segments_of(args)));
     }
-    let options = options_of(&args, spool, context);
+    let options = options_of(args, spool, recovery, context);
+    place.options.retry = RetryLimits::RECOVERY;
     let catalog = place.catalog()?;
     let destination = &args.wal_dest;
     let limits = Limits { retry: RetryLimits::RECOVERY, ..small_limits() };
@@ -103,12 +124,22 @@ pub fn run(args: WalRestoreArgs, context: &Context) -> Result<Exit, Failure> {
     }
 }
 
-fn options_of(args: &WalRestoreArgs, spool: SpoolOptions, context: &Context) -> FetchOptions {
+fn options_of(
+    args: &WalRestoreArgs,
+    spool: SpoolOptions,
+    recovery: Option<&str>,
+    context: &Context,
+) -> FetchOptions {
     let companion = Arc::new(Companion { words: context.words.clone() });
     FetchOptions {
         partial: match args.no_partial {
             true => PartialSegments::Refuse,
             false => PartialSegments::Accept,
+        },
+        // Archive recovery ends at the first absence, and it began from a backup in the archive.
+        absence: match recovery {
+            Some(_) => Absence::InUse,
+            None => Absence::Listed,
         },
         ahead: segments_of(args).map(|segments| Ahead { segments, companion }),
         spool,
@@ -117,15 +148,20 @@ fn options_of(args: &WalRestoreArgs, spool: SpoolOptions, context: &Context) -> 
 
 /// Segments behind the requested one. Negative numbers mean none, as with Barman.
 fn segments_of(args: &WalRestoreArgs) -> Option<NonZeroU64> {
-    NonZeroU64::new(u64::try_from(args.parallel).unwrap_or(0).saturating_sub(1))
+    let parallel = u64::try_from(args.parallel).unwrap_or(0).min(PARALLEL_MAX);
+    NonZeroU64::new(parallel.saturating_sub(1))
 }
+
+/// More segments never made a recovery faster, and each call looks for all of them.
+const PARALLEL_MAX: u64 = 1024;
 
 /// What the companion does. Nobody is told of its failures: who asks for a segment that it could
 /// not fetch tries, and tells, by himself.
 fn look_ahead(place: &Place, spool: &SpoolOptions, segments: Option<NonZeroU64>) -> Exit {
     let work = || {
         let (Some(segments), Ok(catalog)) = (segments, place.catalog()) else { return Ok(()) };
-        let limits = Limits { jobs: at_once(segments), ..small_limits() };
+        let retry = RetryLimits::RECOVERY;
+        let limits = Limits { jobs: at_once(segments), retry, ..small_limits() };
         perform(Threads::One, async |cancel: Cancel| {
             let ahead = wal_archive::look_ahead(&catalog, spool, segments, &limits, &cancel).await;
             ahead.map_err(|error| Failure::of_wal(&error, exit::of_fetch))

@@ -2,11 +2,17 @@
 //!
 //! ```text
 //! .NAME.<pid>.<random>.tmp  → fsync → rename to NAME → fsync of the directory
+//! (no name at all)          → fsync → link as NAME   → fsync of the directory
 //! ```
 //!
 //! Crash points: before the rename only the temporary file is left behind, after it the name
-//! holds the whole content. A writer that is dropped without publishing removes its file.
+//! holds the whole content. A writer that is dropped without publishing removes its file. Where
+//! nobody would ever clean up, a file is made out of sight: without a name as long as the file
+//! system can do that, and else under one that the next writer removes once its owner is gone,
+//! which the lock on it tells.
 
+use crate::disk::leftovers::{is_claimed, remove_leftovers};
+use crate::disk::nameless::{name_it, nameless};
 use crate::disk::{Attributes, DiskError, DiskOperation, apply};
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -22,7 +28,8 @@ const NAMES_MAX: u32 = 16;
 #[derive(Debug)]
 pub struct DurableFile {
     file: File,
-    temporary: PathBuf,
+    /// `None` for a file that has no name yet.
+    temporary: Option<PathBuf>,
     destination: PathBuf,
 }
 
@@ -34,9 +41,12 @@ impl DurableFile {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create_new(true).mode(0o600);
             match options.open(&temporary) {
-                Ok(file) => {
-                    return Ok(Self { file, temporary, destination: destination.to_path_buf() });
+                Ok(file) if is_claimed(&file) => {
+                    let (temporary, destination) = (Some(temporary), destination.to_path_buf());
+                    return Ok(Self { file, temporary, destination });
                 }
+                // Somebody took it for a leftover before it was locked.
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(DiskError::new(DiskOperation::Create, &temporary, error)),
             }
@@ -45,12 +55,24 @@ impl DurableFile {
         Err(DiskError::new(DiskOperation::Create, destination, error))
     }
 
-    /// Names the destination in an error of writing.
+    /// Creates a file of which nothing is left when this process is killed or, where the file
+    /// system has no files without names, nothing that the next call here would not remove.
+    pub fn create_out_of_sight(destination: &Path) -> Result<Self, DiskError> {
+        remove_leftovers(destination);
+        match nameless(directory_of(destination)) {
+            Some(file) => {
+                Ok(Self { file, temporary: None, destination: destination.to_path_buf() })
+            }
+            None => Self::create(destination),
+        }
+    }
+
     /// Gives the file mode, owner and time before it gets its name.
     pub fn apply(&self, attributes: &Attributes) -> io::Result<()> {
         apply(&self.file, attributes)
     }
 
+    /// Names the destination in an error of writing.
     pub fn write_error(&self, error: io::Error) -> DiskError {
         DiskError::new(DiskOperation::Write, &self.destination, error)
     }
@@ -58,7 +80,8 @@ impl DurableFile {
     /// Makes what was written so far durable.
     pub fn sync(&self) -> Result<(), DiskError> {
         let synced = self.file.sync_all();
-        synced.map_err(|error| DiskError::new(DiskOperation::Sync, &self.temporary, error))
+        let path = self.temporary.as_ref().unwrap_or(&self.destination);
+        synced.map_err(|error| DiskError::new(DiskOperation::Sync, path, error))
     }
 
     /// Gives the file its name, replacing what was there; durable when this returns.
@@ -72,9 +95,12 @@ impl DurableFile {
     /// Gives the file the name `destination` in the same directory; a crash of the machine may
     /// lose or damage it, so readers must check what they find.
     pub fn publish_unsynced(self, destination: &Path) -> Result<(), DiskError> {
-        let renamed = fs::rename(&self.temporary, destination);
-        renamed.map_err(|error| DiskError::new(DiskOperation::Rename, destination, error))
-        // The drop that follows finds nothing under the temporary name.
+        let named = match &self.temporary {
+            // The drop that follows finds nothing under the temporary name.
+            Some(temporary) => fs::rename(temporary, destination),
+            None => name_it(&self.file, destination),
+        };
+        named.map_err(|error| DiskError::new(DiskOperation::Rename, destination, error))
     }
 }
 
@@ -91,7 +117,9 @@ impl Write for DurableFile {
 impl Drop for DurableFile {
     fn drop(&mut self) {
         // Published files have left this name; nobody else can own it.
-        let _ = fs::remove_file(&self.temporary);
+        if let Some(temporary) = &self.temporary {
+            let _ = fs::remove_file(temporary);
+        }
     }
 }
 
@@ -124,7 +152,7 @@ pub(crate) fn temporary_name(path: &Path) -> Result<PathBuf, DiskError> {
     Ok(directory_of(path).join(temporary))
 }
 
-fn directory_of(path: &Path) -> &Path {
+pub(crate) fn directory_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -168,6 +196,22 @@ mod tests {
         file.write_all(b"half").expect("write");
         drop(file);
         assert!(names(directory.path()).is_empty());
+    }
+
+    #[test]
+    fn a_file_out_of_sight_replaces_what_was_there_and_leaves_nothing_when_dropped() {
+        let directory = tempfile::tempdir().expect("directory");
+        let destination = directory.path().join("RECOVERYXLOG");
+        for content in ["first", "second"] {
+            let mut file = DurableFile::create_out_of_sight(&destination).expect("create");
+            file.write_all(content.as_bytes()).expect("write");
+            file.publish().expect("publish");
+            assert_eq!(fs::read_to_string(&destination).expect("read"), content);
+        }
+        let mut file = DurableFile::create_out_of_sight(&destination).expect("create");
+        file.write_all(b"half").expect("write");
+        drop(file);
+        assert_eq!(names(directory.path()), ["RECOVERYXLOG"]);
     }
 
     #[test]

@@ -9,8 +9,10 @@ mod bulk;
 mod durable;
 mod error;
 mod extract;
+mod leftovers;
 mod mounting;
 mod mounts;
+mod nameless;
 mod space;
 mod spool;
 

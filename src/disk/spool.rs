@@ -19,6 +19,7 @@ use crate::disk::{
 };
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
@@ -99,6 +100,16 @@ impl Spool {
 
     pub fn holds(&self, name: &str) -> bool {
         self.entries(name).is_ok_and(|entries| !entries.is_empty())
+    }
+
+    /// The names of all entries; none of a folder that cannot be read or trusted.
+    pub fn names(&self) -> BTreeSet<String> {
+        if !self.check_owner().unwrap_or(false) {
+            return BTreeSet::new();
+        }
+        let files = self.files().unwrap_or_default().into_iter();
+        let entries = files.filter(|(path, _)| is_entry(path) && !is_temporary(path));
+        entries.filter_map(|(path, _)| Some(path.file_stem()?.to_str()?.to_string())).collect()
     }
 
     /// How much has arrived of an entry that is being written; `None` when none is.
@@ -247,6 +258,15 @@ impl Spooled {
         Ok(&self.file)
     }
 
+    /// The first bytes of the content: `bytes`, or fewer where there are no more.
+    pub fn beginning(&mut self, bytes: usize) -> Result<Vec<u8>, DiskError> {
+        let (mut first, path) = (Vec::new(), self.path.clone());
+        let limit = u64::try_from(bytes).unwrap_or(u64::MAX);
+        let read = self.reader()?.take(limit).read_to_end(&mut first);
+        read.map_err(|error| DiskError::new(DiskOperation::Read, &path, error))?;
+        Ok(first)
+    }
+
     pub fn bytes(&self) -> Result<u64, DiskError> {
         let metadata = self.file.metadata();
         let failed = |error| DiskError::new(DiskOperation::Read, &self.path, error);
@@ -260,7 +280,7 @@ impl Spooled {
         match fs::rename(&self.path, destination) {
             Ok(()) => sync_directory_of(destination),
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                let mut file = DurableFile::create(destination)?;
+                let mut file = DurableFile::create_out_of_sight(destination)?;
                 let copied = io::copy(&mut self.reader()?, &mut file);
                 copied.map_err(|error| DiskError::new(DiskOperation::Write, destination, error))?;
                 file.publish()

@@ -22,8 +22,10 @@ impl RetryLimits {
         delay_max: Duration::from_secs(15),
     };
 
-    /// For `restore_command`: recovery waits meanwhile, and a standby could stream instead.
-    pub const RECOVERY: Self = Self { deadline: Duration::from_secs(60), ..Self::PATIENT };
+    /// For `restore_command`: recovery waits meanwhile, and a standby could stream instead. The
+    /// deadline alone ends it: quick refusals are no reason to end a recovery sooner.
+    pub const RECOVERY: Self =
+        Self { attempts_max: u32::MAX, deadline: Duration::from_secs(60), ..Self::PATIENT };
 }
 
 /// The state of one request's attempts.

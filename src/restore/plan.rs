@@ -39,7 +39,9 @@ pub struct PlannedTablespace {
 impl RestorePlan {
     /// Bytes of all tarballs as stored.
     pub fn stored_bytes(&self) -> u64 {
-        self.tarballs.iter().map(|tarball| tarball.stored_bytes).sum()
+        let sizes = self.tarballs.iter().map(|tarball| tarball.stored_bytes);
+        // A record may say anything.
+        sizes.fold(0, u64::saturating_add)
     }
 
     /// The place of a tarball, given that of the data directory.

@@ -1,6 +1,7 @@
 //! Listing one folder without entering those below.
 
 use crate::cloud::Trace;
+use crate::store::bucket::Bucket;
 use crate::store::handle::{folder_path, list_entry};
 use crate::store::{ListEntry, Store, StoreError};
 
@@ -14,6 +15,16 @@ pub struct FolderListing {
 }
 
 impl Store {
+    /// Whether a listing that names nothing below `folder` can be believed. A file system that is
+    /// not mounted lists nothing either, so a folder of this machine must be there itself; an
+    /// object store's listing is an answer of the bucket.
+    pub fn vouches_for(&self, folder: &str) -> bool {
+        match &self.inner.bucket {
+            Bucket::Folder { path } => path.join(folder).is_dir(),
+            Bucket::Memory | Bucket::S3(_) | Bucket::Azure(_) | Bucket::Google(_) => true,
+        }
+    }
+
     /// Lists the objects directly in a folder, and the names of the folders in it, in no promised
     /// order: one request for each thousand of both. The folder has no trailing slash.
     pub async fn list_folder(&self, folder: &str) -> Result<FolderListing, StoreError> {

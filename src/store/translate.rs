@@ -26,7 +26,7 @@ pub fn store_error(
 ) -> StoreError {
     let meaning = match (trace.last(), trace.identity_failure()) {
         (Some(answer), _) => of_answer(&answer, trace, operation),
-        (None, Some(why)) => no_credentials(why),
+        (None, Some(why)) => no_credentials(why, trace),
         (None, None) => of_library(error),
     };
     StoreError {
@@ -173,9 +173,13 @@ fn denied_hint(code: &str, operation: StoreOperation) -> Option<&'static str> {
     }
 }
 
-fn no_credentials(why: String) -> Meaning {
+/// A source of credentials that may work later is trouble on the way, as a busy store is.
+fn no_credentials(why: String, trace: &Trace) -> Meaning {
     Meaning {
-        kind: StoreErrorKind::NoCredentials,
+        kind: match trace.identity_may_pass() {
+            true => StoreErrorKind::Interrupted,
+            false => StoreErrorKind::NoCredentials,
+        },
         reason: format!("no credentials: {why}"),
         hint: Some("Set the provider's environment variables, or give this machine an identity."),
     }
@@ -263,6 +267,8 @@ fn effect(operation: StoreOperation, kind: StoreErrorKind, trace: &Trace) -> Eff
             | Kind::Unreachable
     );
     // A refusal counts for the attempt that was refused; an earlier one may have gone through.
+    // Without credentials nothing was sent.
+    let certain = certain || (trace.last().is_none() && trace.identity_failure().is_some());
     if !changes || (certain && !trace.was_doubtful()) {
         Effect::SurelyNot
     } else {
@@ -314,6 +320,22 @@ mod tests {
         ];
         for (answer, kind) in cases {
             assert_eq!(write_error(Some(answer.clone())).kind, kind, "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_busy_source_of_credentials_is_trouble_on_the_way_and_nothing_was_written() {
+        for (busy, kind) in
+            [(true, StoreErrorKind::Interrupted), (false, StoreErrorKind::NoCredentials)]
+        {
+            let trace = Trace::new();
+            trace.no_identity("the identity service answered 503".into());
+            if busy {
+                trace.identity_was_busy();
+            }
+            let error = store_error(StoreOperation::Write, "s3://b/k".into(), &trace, &Library);
+            assert_eq!((error.kind, error.effect), (kind, Effect::SurelyNot));
+            assert!(error.reason.contains("no credentials"), "{}", error.reason);
         }
     }
 

@@ -51,11 +51,12 @@ impl Ahead {
     /// Half of the spool is plenty: a companion for each segment would cost more than it brings.
     fn is_well_filled(&self, spool: &Spool, position: &Position) -> bool {
         let route = notes::route(spool, position.size);
+        let names = spool.names();
         let held = (1..=self.segments.get())
             .filter(|distance| {
                 let number = position.segment.number + distance;
                 let candidates = route.candidates(position.segment, number).into_iter();
-                candidates.map(|it| it.name(position.size)).any(|name| spool.holds(&name))
+                candidates.map(|it| it.name(position.size)).any(|name| names.contains(&name))
             })
             .count();
         u64::try_from(held).unwrap_or(u64::MAX) * 2 >= self.segments.get()

@@ -49,6 +49,12 @@ pub enum WalArchiveError {
     /// What the archive holds is not what was once archived.
     #[error("cannot use object \"{object}\": {reason}")]
     Damaged { object: String, reason: String },
+    /// The archive does not name the file, but nothing shows that this is the archive at all.
+    #[error(
+        "cannot tell whether {} \"{name}\" is archived: there is nothing below \"{url}\"",
+        noun(name)
+    )]
+    NoArchive { name: WalFileName, url: String },
     /// The store gave no clear answer until the deadline.
     #[error("could not fetch {} \"{name}\": gave up after {attempts} attempts in {} s", noun(name), elapsed.as_secs())]
     GaveUp { name: WalFileName, attempts: u32, elapsed: Duration, source: Box<StoreError> },
@@ -107,6 +113,8 @@ impl WalArchiveError {
             )),
             Self::ControlFile { .. } => {
                 Some("Give the data directory of the cluster that shall have the archive.".into())
+            Self::NoArchive { .. } => {
+                Some("Are URL and server name right, and is the file system mounted there?".into())
             }
             Self::Store(error) => error.hint.clone(),
             Self::GaveUp { source, .. } => source.hint.clone(),

@@ -12,25 +12,27 @@
 //!
 //! "Not there" is said only after a LIST of all names that could serve came back without one; a
 //! GET that finds nothing is not believed alone, because some stores answer so for a bucket that
-//! is gone. Doubtful answers are asked again until the deadline, then they are an error: an
-//! absence that is none would end a recovery early.
-//! Memory: eight chunks of the network, 128 KiB and the codec's window.
-//! Crash points: before the rename nothing but a temporary file exists beside the destination.
+//! is gone. Nor is a LIST, where the server's folder is not there. Doubtful answers are asked
+//! again until the deadline, then they are an error: an absence that is none would end a recovery
+//! early. A damaged copy is passed over for a whole one under another suffix.
+//! Memory: eight chunks of the network, 128 KiB and the codec's window; a history file's text.
+//! Crash points: before it gets its name the file has none, or a temporary one that the next call
+//! removes.
 
 use crate::catalog::{Catalog, WalObject};
 use crate::codec::Compression;
-use crate::disk::Spool;
+use crate::disk::{DiskError, Spool};
 use crate::flow::{Backoff, Cancel, Cancelled, Limits};
 use crate::monitor::{Metric, Monitor};
-use crate::store::StoreErrorKind;
-use crate::wal::{WalFileKind, WalFileName, WalPageHeader};
+use crate::store::{StoreError, StoreErrorKind};
+use crate::wal::{WalFileCheck, WalFileKind, WalFileName, WalPageHeader};
 use crate::wal_archive::WalArchiveError;
 use crate::wal_archive::ahead::{Ahead, arrival};
 use crate::wal_archive::locate::{Suffix, locate};
 use crate::wal_archive::notes::{self, Position};
-use crate::wal_archive::receive::{Destination, FirstPage, ObjectToFetch, check, receive};
-use crate::wal_archive::source::{header_of, segment_of};
-use std::io::Read;
+use crate::wal_archive::receive::{Destination, FirstPage, ObjectToFetch, receive};
+use crate::wal_archive::source::segment_of;
+use futures::stream::TryStreamExt;
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
@@ -44,6 +46,7 @@ const VANISHED_MAX: u32 = 3;
 #[derive(Clone, Debug)]
 pub struct FetchOptions {
     pub partial: PartialSegments,
+    pub absence: Absence,
     /// How the segments that follow a requested one get into the spool; `None`: they do not.
     pub ahead: Option<Ahead>,
     pub spool: SpoolOptions,
@@ -63,6 +66,16 @@ pub enum PartialSegments {
     Accept,
     /// Also when it is asked for by its own name (`--no-partial`).
     Refuse,
+}
+
+/// When the store's word that a file is not there is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Absence {
+    /// When the listing was positive and, on a file system, the server's folder is there.
+    Listed,
+    /// When besides that the archive holds anything at all: for a recovery that ends with an
+    /// absence. Costs one request more, for absent files only.
+    InUse,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,14 +99,13 @@ pub async fn fetch(
         return Ok(FetchOutcome::NotThere);
     }
     let spool = Spool::new(&options.spool.directory, &options.spool.scope);
-    if options.ahead.is_some() {
-        spool.prepare().map_err(WalArchiveError::Spool)?;
-    }
-    let fetch = Fetch { name, destination, catalog, options, spool: &spool, cancel };
-    if fetch.take_from_spool().await? {
+    let ahead = options.ahead.as_ref().filter(|_| is_usable(&spool));
+    let fetch = Fetch { name, destination, catalog, options, ahead, spool: &spool, cancel };
+    if fetch.take_from_spool().await {
         debug!(wal = %name, "delivered from the spool");
         return Ok(FetchOutcome::Delivered);
     }
+    fetch.empty_spool();
     let (first_page, mut first_pages) = mpsc::channel(1);
     let requested = fetch.persistently(limits, first_page);
     let announced = async {
@@ -118,59 +130,84 @@ pub async fn fetch(
     }
 }
 
+/// A spool is there for speed: without a good one recovery goes on from the store.
+fn is_usable(spool: &Spool) -> bool {
+    let prepared = spool.prepare();
+    if let Err(error) = &prepared {
+        let cause = &error.cause;
+        warn!(%error, %cause, "cannot use the spool, nothing is fetched ahead");
+    }
+    prepared.is_ok()
+}
+
 struct Fetch<'a> {
     name: &'a WalFileName,
     destination: &'a Path,
     catalog: &'a Catalog,
     options: &'a FetchOptions,
+    /// `None` also when the spool cannot be used.
+    ahead: Option<&'a Ahead>,
     spool: &'a Spool,
     cancel: &'a Cancel,
 }
 
 impl Fetch<'_> {
-    /// Delivers what was fetched ahead, or arrives just now. An entry that does not stand its
-    /// checks is gone afterwards, and the file is fetched as if there had been none.
-    async fn take_from_spool(&self) -> Result<bool, WalArchiveError> {
+    /// Delivers what was fetched ahead, or arrives just now. Whatever is wrong with the spool or
+    /// an entry, the file is fetched as if there had been none.
+    async fn take_from_spool(&self) -> bool {
         let (name, spool) = (self.name, self.spool);
         if name.kind() != WalFileKind::Segment {
-            return Ok(false);
+            return false;
         }
-        if self.options.ahead.is_some() && !spool.holds(name.as_str()) {
+        if self.ahead.is_some() && !spool.holds(name.as_str()) {
             arrival(spool, name.as_str(), self.cancel).await;
         }
-        let mut spooled = match spool.take(name.as_str()) {
-            Ok(Some(spooled)) => spooled,
-            Ok(None) => return Ok(false),
-            Err(error) if self.options.ahead.is_some() => {
-                return Err(WalArchiveError::Spool(error));
+        match self.deliver_from_spool() {
+            Ok(delivered) => delivered,
+            Err(error) if self.ahead.is_some() => {
+                warn!(wal = %name, %error, cause = %error.cause, "the spool is passed over");
+                false
             }
             Err(error) => {
-                debug!(%error, "the spool is not used");
-                return Ok(false);
+                debug!(wal = %name, %error, "the spool is not used");
+                false
             }
-        };
-        let mut first = Vec::new();
-        let header_bytes = u64::try_from(WalPageHeader::BYTES).expect("a small number");
-        let looked = spooled.reader()?.take(header_bytes).read_to_end(&mut first);
-        let bytes = spooled.bytes()?;
-        if let Err(reason) =
-            looked.map_err(|error| error.to_string()).and_then(|_| check(name, &first, bytes))
-        {
-            warn!(wal = %name, reason, "dropped a damaged file from the spool");
+        }
+    }
+
+    fn deliver_from_spool(&self) -> Result<bool, DiskError> {
+        let name = self.name;
+        let Some(mut spooled) = self.spool.take(name.as_str())? else { return Ok(false) };
+        let mut check = WalFileCheck::new(name);
+        check.take(&spooled.beginning(WalPageHeader::BYTES)?);
+        if let Err(fault) = check.finish_with(spooled.bytes()?) {
+            warn!(wal = %name, %fault, "dropped a damaged file from the spool");
             return Ok(false);
         }
         // Before the delivery: what follows is fetched while this one is made durable.
-        if let Some(header) = header_of(name, &first) {
+        if let Some(header) = check.header() {
             self.announce(&header);
         }
         spooled.deliver(self.destination)?;
         Ok(true)
     }
 
+    /// Where nothing is fetched ahead any more, what lies in the spool was left by a companion that
+    /// was killed: one that lives holds the lock until it has emptied it.
+    fn empty_spool(&self) {
+        if self.options.ahead.is_some() || self.spool.names().is_empty() {
+            return;
+        }
+        if let Ok(Some(lock)) = self.spool.lock() {
+            let _ = self.spool.remove_arriving(&lock);
+            let _ = self.spool.retain(&lock, |_| false);
+        }
+    }
+
     /// Tells the companion where recovery is. Without one, recovery is only slower.
     fn announce(&self, header: &WalPageHeader) {
         let segment = segment_of(self.name, header.segment_size);
-        let (Some(ahead), Some(segment)) = (&self.options.ahead, segment) else { return };
+        let (Some(ahead), Some(segment)) = (self.ahead, segment) else { return };
         let position = Position { segment, size: header.segment_size };
         if let Err(error) = ahead.announce(self.spool, &position) {
             warn!(wal = %self.name, %error, "nothing is fetched ahead");
@@ -179,7 +216,7 @@ impl Fetch<'_> {
 
     /// Keeps a timeline history for the companion: the segments that follow depend on it.
     fn remember_history(&self) {
-        if self.options.ahead.is_none() || self.name.kind() != WalFileKind::History {
+        if self.ahead.is_none() || self.name.kind() != WalFileKind::History {
             return;
         }
         let kept = std::fs::read_to_string(self.destination).ok();
@@ -236,13 +273,15 @@ impl Fetch<'_> {
         // Only without a hint: the LIST runs beside the guess, so that a wrong one costs nothing.
         let listing = likely.is_none().then(|| tokio::spawn(self.locate(likely)));
         let guess = self.object_of(likely.unwrap_or(FIRST_GUESS));
-        match self.receive(&guess, first_page.clone()).await {
+        let damage = match self.receive(&guess, first_page.clone()).await {
             Ok(Some(bytes)) => return Ok(Attempt::Delivered(bytes)),
-            Ok(None) => {}
+            Ok(None) => None,
             // S3 answers so for a missing key when the caller may not list.
-            Err(WalArchiveError::Store(error)) if error.kind == StoreErrorKind::Denied => {}
+            Err(WalArchiveError::Store(error)) if error.kind == StoreErrorKind::Denied => None,
+            // A copy under another suffix may be whole.
+            Err(error) if is_damage(&error) => Some(error),
             Err(error) => return Err(error),
-        }
+        };
         let located = async {
             match listing {
                 Some(listing) => listing
@@ -251,22 +290,73 @@ impl Fetch<'_> {
                 None => self.locate(likely).await,
             }
         };
-        let object = tokio::select! {
+        let mut objects = tokio::select! {
             located = located => located?,
             () = self.cancel.cancelled() => return Err(Cancelled.into()),
         };
-        let Some(object) = object else { return Ok(Attempt::NotThere) };
-        let object = ObjectToFetch::from(object);
-        match self.receive(&object, first_page).await? {
-            Some(bytes) => Ok(Attempt::Delivered(bytes)),
-            None => Ok(Attempt::Vanished(self.catalog.store().url_of(&object.key))),
+        if let Some(damage) = damage {
+            objects.retain(|object| object.key != guess.key);
+            return self.copies(objects, Some(damage), first_page).await;
         }
+        match objects.is_empty() {
+            true => self.absent().await,
+            false => self.copies(objects, None, first_page).await,
+        }
+    }
+
+    /// The first of the copies that is whole; else what was wrong with the first one.
+    async fn copies(
+        &self,
+        objects: Vec<WalObject>,
+        mut damage: Option<WalArchiveError>,
+        first_page: mpsc::Sender<FirstPage>,
+    ) -> Result<Attempt, WalArchiveError> {
+        let mut vanished = None;
+        for object in objects.into_iter().map(ObjectToFetch::from) {
+            match self.receive(&object, first_page.clone()).await {
+                Ok(Some(bytes)) => {
+                    if let Some(error) = damage {
+                        let delivered = object.key.as_str();
+                        warn!(wal = %self.name, %error, delivered, "passed over a damaged copy");
+                    }
+                    return Ok(Attempt::Delivered(bytes));
+                }
+                Ok(None) => vanished = Some(self.catalog.store().url_of(&object.key)),
+                Err(error) if is_damage(&error) => damage = damage.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        match (damage, vanished) {
+            (Some(damage), _) => Err(damage),
+            (None, Some(url)) => Ok(Attempt::Vanished(url)),
+            (None, None) => Ok(Attempt::NotThere),
+        }
+    }
+
+    /// What is not listed is not there, if this is an archive at all.
+    async fn absent(&self) -> Result<Attempt, WalArchiveError> {
+        let (store, root) = (self.catalog.store(), self.catalog.layout().root());
+        let in_use = async {
+            match self.options.absence {
+                Absence::Listed => Ok(true),
+                Absence::InUse => Ok(store.list(root).try_next().await?.is_some()),
+            }
+        };
+        let in_use: Result<bool, StoreError> = tokio::select! {
+            in_use = in_use => in_use,
+            () = self.cancel.cancelled() => return Err(Cancelled.into()),
+        };
+        if store.vouches_for(root) && in_use? {
+            return Ok(Attempt::NotThere);
+        }
+        let url = format!("{}/{root}", store.root_url());
+        Err(WalArchiveError::NoArchive { name: self.name.clone(), url })
     }
 
     fn locate(
         &self,
         likely: Option<Suffix>,
-    ) -> impl Future<Output = Result<Option<WalObject>, WalArchiveError>> + use<> {
+    ) -> impl Future<Output = Result<Vec<WalObject>, WalArchiveError>> + use<> {
         let (catalog, name) = (self.catalog.clone(), self.name.clone());
         let partial = self.options.partial;
         async move { locate(&catalog, &name, partial, likely).await }
@@ -310,17 +400,22 @@ enum Attempt {
     Vanished(String),
 }
 
-/// Whether asking again may give another answer.
+/// Whether the object, and not the way to it, is the trouble.
+fn is_damage(error: &WalArchiveError) -> bool {
+    matches!(error, WalArchiveError::Damaged { .. } | WalArchiveError::Codec(_))
+}
+
+/// Whether asking again may give another answer. So may what nobody understood: the page of a
+/// balancer that has lost its servers.
 fn is_doubtful(kind: StoreErrorKind) -> bool {
     match kind {
-        StoreErrorKind::Unreachable | StoreErrorKind::Interrupted => true,
+        StoreErrorKind::Unreachable | StoreErrorKind::Interrupted | StoreErrorKind::Other => true,
         StoreErrorKind::Denied
         | StoreErrorKind::NoCredentials
         | StoreErrorKind::BucketMissing
         | StoreErrorKind::ObjectMissing
         | StoreErrorKind::Refused
-        | StoreErrorKind::Full
-        | StoreErrorKind::Other => false,
+        | StoreErrorKind::Full => false,
     }
 }
 
@@ -555,18 +650,6 @@ mod tests {
         let mut folders = std::fs::read_dir(world.path("spool")).expect("spool");
         let folder = folders.find_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()));
         std::fs::write(folder.expect("folder").path().join(name), content).expect("write");
-    }
-
-    #[tokio::test]
-    async fn a_spool_that_cannot_be_used_is_an_error_only_when_it_was_asked_for() {
-        let world = World::new();
-        archive(&world, &name(1), &segment(OURS, 1, 0), None).await;
-        world.file("spool", b"a file where the directory should be");
-        let destination = world.path("out");
-        let error = fetched(&world, &name(1), &destination, &world.fetch_options(2)).await;
-        assert!(matches!(error, Err(WalArchiveError::Spool(_))));
-        let outcome = fetched(&world, &name(1), &destination, &world.fetch_options(1)).await;
-        assert_eq!(outcome.expect("fetch"), FetchOutcome::Delivered);
     }
 
     #[tokio::test]

@@ -4,8 +4,8 @@ use crate::catalog::{Catalog, Layout, ServerName};
 use crate::flow::{Cancel, Limits, RetryLimits};
 use crate::store::{ObjectKey, PutMode, PutOptions as StorePutOptions, Store};
 use crate::wal_archive::ahead::{Ahead, StartCompanion};
-use crate::wal_archive::fetch::{FetchOptions, PartialSegments, SpoolOptions};
-use crate::wal_archive::look_ahead;
+use crate::wal_archive::fetch::{Absence, FetchOptions, PartialSegments, SpoolOptions};
+use crate::wal_archive::prefetch::fill;
 use crate::wal_archive::push::{OtherContent, PushOptions};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
@@ -122,6 +122,7 @@ impl World {
         let ahead = |segments| Ahead { segments, companion: Arc::clone(&self.companion) as _ };
         FetchOptions {
             partial: PartialSegments::Accept,
+            absence: Absence::Listed,
             ahead: segments.map(ahead),
             spool: self.spool_options(),
         }
@@ -131,11 +132,11 @@ impl World {
         SpoolOptions { directory: self.path("spool"), scope: "memory: p main".into() }
     }
 
-    /// Plays the companion of `fetch_options(parallel)` until it ends by itself.
+    /// Plays the companion of `fetch_options(parallel)` until the spool is full, and kills it.
     pub async fn look_ahead(&self, parallel: u64) {
         let segments = NonZeroU64::new(parallel - 1).expect("more than one");
         let (spool, cancel) = (self.spool_options(), Cancel::new());
-        look_ahead(&self.catalog, &spool, segments, &limits(), &cancel).await.expect("look ahead");
+        fill(&self.catalog, &spool, segments, &limits(), &cancel).await.expect("look ahead");
     }
 
     /// All keys, sorted.

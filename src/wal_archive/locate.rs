@@ -12,39 +12,46 @@ use crate::wal_archive::fetch::PartialSegments;
 /// The suffix of a WAL archive's objects: an algorithm, or none.
 pub type Suffix = Option<Compression>;
 
-/// Asks the store for all objects of a name, in one LIST, and picks the one to fetch.
+/// Asks the store for all objects of a name, in one LIST, and returns those to fetch, the one to
+/// try first in front: copies of the same file under other suffixes follow it.
 ///
-/// `None` is a positive answer: the archive does not hold the file.
+/// None at all is a positive answer: the archive does not hold the file.
 pub async fn locate(
     catalog: &Catalog,
     name: &WalFileName,
     partial: PartialSegments,
     likely: Option<Suffix>,
-) -> Result<Option<WalObject>, WalArchiveError> {
+) -> Result<Vec<WalObject>, WalArchiveError> {
     let plain = catalog.layout().wal(name, None);
     let listed = catalog.store().list_starting_with(plain.as_str()).await?;
     let objects = listed.into_iter().filter_map(WalObject::parse).collect();
     Ok(choose(objects, name, partial, likely))
 }
 
+/// A partial segment is no copy of a complete one: where that is there, damaged or not, it ends
+/// too early.
 fn choose(
     objects: Vec<WalObject>,
     name: &WalFileName,
     partial: PartialSegments,
     likely: Option<Suffix>,
-) -> Option<WalObject> {
+) -> Vec<WalObject> {
     let partial_of_it = |object: &WalObject| {
         partial == PartialSegments::Accept
             && name.kind() == WalFileKind::Segment
             && object.name.kind() == WalFileKind::Partial
             && object.name.segment_name() == name.segment_name()
     };
-    objects.into_iter().filter(|object| object.name == *name || partial_of_it(object)).min_by_key(
-        |object| {
-            let seen_last = likely == Some(object.compression);
-            (object.name != *name, !seen_last, object.compression)
-        },
-    )
+    let serves = |object: &WalObject| object.name == *name || partial_of_it(object);
+    let mut objects: Vec<_> = objects.into_iter().filter(serves).collect();
+    objects.sort_by_key(|object| {
+        let seen_last = likely == Some(object.compression);
+        (object.name != *name, !seen_last, object.compression)
+    });
+    if objects.first().is_some_and(|first| first.name == *name) {
+        objects.retain(|object| object.name == *name);
+    }
+    objects
 }
 
 #[cfg(test)]
@@ -63,14 +70,29 @@ mod tests {
         partial: PartialSegments,
         likely: Option<Option<Compression>>,
     ) -> Option<String> {
+        all_chosen(suffixes, partial, likely).into_iter().next()
+    }
+
+    fn all_chosen(
+        suffixes: &[&str],
+        partial: PartialSegments,
+        likely: Option<Option<Compression>>,
+    ) -> Vec<String> {
         let objects = suffixes.iter().filter_map(|suffix| {
             let key = ObjectKey::parse(&format!("main/wals/0000000100000000/{X}{suffix}"));
             let modified = jiff::Timestamp::UNIX_EPOCH;
             WalObject::parse(ListEntry { key: key.expect("key"), bytes: 1, modified })
         });
         let name = WalFileName::parse(X).expect("name");
-        let object = choose(objects.collect(), &name, partial, likely)?;
-        Some(object.key.file_name()[X.len()..].to_string())
+        let chosen = choose(objects.collect(), &name, partial, likely).into_iter();
+        chosen.map(|object| object.key.file_name()[X.len()..].to_string()).collect()
+    }
+
+    #[test]
+    fn copies_follow_in_order_and_partial_ones_only_where_nothing_is_complete() {
+        let all = |listed: &[&str]| all_chosen(listed, PartialSegments::Accept, None);
+        assert_eq!(all(&[".zst", ".partial", ".gz", ""]), ["", ".gz", ".zst"]);
+        assert_eq!(all(&[".partial.zst", ".partial"]), [".partial", ".partial.zst"]);
     }
 
     #[test]

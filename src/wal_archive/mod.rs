@@ -25,6 +25,8 @@ mod digest;
 mod error;
 mod fetch;
 #[cfg(test)]
+mod fetch_tests;
+#[cfg(test)]
 mod fixtures;
 mod locate;
 mod notes;
@@ -46,6 +48,6 @@ pub use ahead::{Ahead, StartCompanion};
 pub use batch::{BatchOptions, push_batch};
 pub use check::{CheckOptions, CheckOutcome, check};
 pub use error::WalArchiveError;
-pub use fetch::{FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, fetch};
+pub use fetch::{Absence, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, fetch};
 pub use prefetch::look_ahead;
 pub use push::{OtherContent, PushOptions, PushOutcome, push};

@@ -4,12 +4,14 @@
 //! note: position ─→ window of segments behind it ─→ route ─→ store → decompress → spool
 //! ```
 //!
-//! It follows recovery as long as that moves, ends soon after it stands still, and at once at the
-//! end of the archive. One process at a time fills a spool; what it holds is at most the window
-//! and the segment in front of it. Nothing here can fail a request: what is missing, late or
-//! damaged is fetched by the call that needs it.
-//! Crash points: a companion that is killed leaves at most temporary files, which the next one
-//! removes; entries appear whole or not at all.
+//! It follows recovery as long as that moves, and rests while recovery has enough: replaying a
+//! segment may take longer than fetching eight. When recovery does not go on, because it ended, was
+//! stopped or went elsewhere, the companion empties the spool and ends; with an empty spool it ends
+//! soon, and at once at the end of the archive. One process at a time fills a spool; what it holds
+//! is at most the window and the segment in front of it. Nothing here can fail a request: what is
+//! missing, late or damaged is fetched by the call that needs it.
+//! Crash points: a companion that is killed leaves entries and temporary files, which the next
+//! one, or the next call that wants none, removes; entries appear whole or not at all.
 
 use crate::catalog::Catalog;
 use crate::disk::{DiskError, Spool, SpoolLock};
@@ -27,17 +29,18 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-/// How often the position of recovery is read.
+/// How often the position of recovery is read while something is to be done.
 const TICK: Duration = Duration::from_millis(10);
-/// A companion with nothing to do ends when recovery has stood still for so long.
+/// And how often while nothing is.
+const REST_TICK: Duration = Duration::from_millis(100);
+/// A companion with nothing to do rests when recovery has stood still for so long.
 const IDLE_MAX: Duration = Duration::from_secs(2);
-/// One that still waits for the store ends then.
-const WAIT_MAX: Duration = Duration::from_secs(60);
 /// The lock is looked at by others, for an instant each.
 const LOCK_TRIES: u32 = 10;
 
-/// Fetches ahead of the position noted in the spool until recovery stands still, the archive
-/// ends, or `cancel` is cancelled. Returns at once when another process does so.
+/// Fetches ahead of the position noted in the spool until recovery stands still for the deadline
+/// of `limits`, the archive ends, or `cancel` is cancelled; leaves nothing in the spool that
+/// nobody has taken by then. Returns at once when another process does so.
 pub async fn look_ahead(
     catalog: &Catalog,
     spool: &SpoolOptions,
@@ -46,47 +49,132 @@ pub async fn look_ahead(
     cancel: &Cancel,
 ) -> Result<(), WalArchiveError> {
     let spool = Spool::new(&spool.directory, &spool.scope);
-    let lock = claim(&spool).await.map_err(WalArchiveError::Spool)?;
-    let (Some(lock), Some(position)) = (lock, notes::position(&spool)) else { return Ok(()) };
-    spool.remove_arriving(&lock).map_err(WalArchiveError::Spool)?;
-    // Cancelled at every end, so that what is under way removes its temporary file.
-    let under_way = cancel.child();
-    let companion = Companion { catalog, spool: &spool, cancel: &under_way };
-    let mut window = Window::new(position, segments.get());
-    let _ = spool.retain(&lock, |name| window.spans(name));
-    let mut arriving = FuturesUnordered::new();
-    let mut moved = Instant::now();
-    while let Some(position) = notes::position(&spool) {
-        if window.move_to(position) {
-            moved = Instant::now();
-            let _ = spool.retain(&lock, |name| window.spans(name));
-        }
-        while arriving.len() < limits.jobs.get()
-            && let Some(number) = window.next()
-        {
-            window.begin(number);
-            let from = window.position;
-            let companion = &companion;
-            arriving.push(async move { (number, companion.bring(from, number).await) });
-        }
-        let still = moved.elapsed();
-        let done = arriving.is_empty() && (window.is_complete() || still > IDLE_MAX);
-        if done || still > WAIT_MAX || cancel.is_cancelled() {
-            break;
-        }
-        tokio::select! {
-            Some((number, there)) = arriving.next(), if !arriving.is_empty() => {
-                if !there {
-                    window.end(number);
-                }
-            }
-            () = tokio::time::sleep(TICK) => {}
-            () = cancel.cancelled() => {}
+    let companion = Companion::claim(catalog, &spool, segments, limits, cancel).await;
+    let Some(mut companion) = companion.map_err(WalArchiveError::Spool)? else { return Ok(()) };
+    loop {
+        companion.fill().await;
+        if !companion.rest().await {
+            return companion.end().map_err(WalArchiveError::Spool);
         }
     }
-    under_way.cancel();
-    while arriving.next().await.is_some() {}
+}
+
+/// The same up to the first rest, after which the spool is full: a companion that is killed then.
+#[cfg(test)]
+pub async fn fill(
+    catalog: &Catalog,
+    spool: &SpoolOptions,
+    segments: NonZeroU64,
+    limits: &Limits,
+    cancel: &Cancel,
+) -> Result<(), WalArchiveError> {
+    let spool = Spool::new(&spool.directory, &spool.scope);
+    let companion = Companion::claim(catalog, &spool, segments, limits, cancel).await;
+    if let Some(mut companion) = companion.map_err(WalArchiveError::Spool)? {
+        companion.fill().await;
+    }
     Ok(())
+}
+
+/// Whoever holds the right to fill a spool, and where recovery is.
+struct Companion<'a> {
+    catalog: &'a Catalog,
+    spool: &'a Spool,
+    limits: &'a Limits,
+    cancel: &'a Cancel,
+    lock: SpoolLock,
+    window: Window,
+    /// When recovery went on last.
+    moved: Instant,
+}
+
+impl<'a> Companion<'a> {
+    /// `None` while another process fills the spool, or when no recovery was ever there.
+    async fn claim(
+        catalog: &'a Catalog,
+        spool: &'a Spool,
+        segments: NonZeroU64,
+        limits: &'a Limits,
+        cancel: &'a Cancel,
+    ) -> Result<Option<Self>, DiskError> {
+        let lock = claim(spool).await?;
+        let (Some(lock), Some(position)) = (lock, notes::position(spool)) else { return Ok(None) };
+        spool.remove_arriving(&lock)?;
+        spool.evict(usize::MAX)?;
+        let window = Window::new(position, segments.get());
+        let _ = spool.retain(&lock, |name| window.spans(name));
+        let moved = Instant::now();
+        Ok(Some(Self { catalog, spool, limits, cancel, lock, window, moved }))
+    }
+
+    /// Fetches until all is there that may be, or nothing was asked for a while.
+    async fn fill(&mut self) {
+        // Cancelled at every end, so that what is under way removes its temporary file.
+        let under_way = self.cancel.child();
+        let fetcher = Fetcher { catalog: self.catalog, spool: self.spool, cancel: &under_way };
+        let mut arriving = FuturesUnordered::new();
+        while self.follow() {
+            while arriving.len() < self.limits.jobs.get()
+                && let Some(number) = self.window.next()
+            {
+                self.window.begin(number);
+                let (from, fetcher) = (self.window.position, &fetcher);
+                arriving.push(async move { (number, fetcher.bring(from, number).await) });
+            }
+            let idle = self.moved.elapsed() > IDLE_MAX;
+            let done = arriving.is_empty() && (self.window.is_complete() || idle);
+            if done || self.is_over() {
+                break;
+            }
+            tokio::select! {
+                Some((number, there)) = arriving.next(), if !arriving.is_empty() => {
+                    if !there {
+                        self.window.end(number);
+                    }
+                }
+                () = tokio::time::sleep(TICK) => {}
+                () = self.cancel.cancelled() => {}
+            }
+        }
+        under_way.cancel();
+        while arriving.next().await.is_some() {}
+    }
+
+    /// Waits while recovery has what it needs; whether it went on.
+    async fn rest(&mut self) -> bool {
+        while !self.is_over() && !self.spool.names().is_empty() {
+            match notes::position(self.spool) {
+                Some(position) if position == self.window.position => {}
+                Some(_) => return true,
+                None => return false,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REST_TICK) => {}
+                () = self.cancel.cancelled() => {}
+            }
+        }
+        false
+    }
+
+    /// What is still in the spool was fetched for a recovery that has not come for it.
+    fn end(self) -> Result<(), DiskError> {
+        self.spool.remove_arriving(&self.lock)?;
+        self.spool.retain(&self.lock, |_| false)
+    }
+
+    /// Looks where recovery is; `false` when nobody tells any more.
+    fn follow(&mut self) -> bool {
+        let Some(position) = notes::position(self.spool) else { return false };
+        if self.window.move_to(position) {
+            self.moved = Instant::now();
+            let _ = self.spool.retain(&self.lock, |name| self.window.spans(name));
+        }
+        true
+    }
+
+    fn is_over(&self) -> bool {
+        self.cancel.is_cancelled() || self.moved.elapsed() > self.limits.retry.deadline
+    }
 }
 
 /// Looking whether the lock is taken takes it for an instant: so try more than once.
@@ -100,13 +188,13 @@ async fn claim(spool: &Spool) -> Result<Option<SpoolLock>, DiskError> {
     Ok(None)
 }
 
-struct Companion<'a> {
+struct Fetcher<'a> {
     catalog: &'a Catalog,
     spool: &'a Spool,
     cancel: &'a Cancel,
 }
 
-impl Companion<'_> {
+impl Fetcher<'_> {
     /// Whether the segment is in the spool now, under one of the names that recovery will try.
     async fn bring(&self, from: Position, number: u64) -> bool {
         let route = notes::route(self.spool, from.size);
@@ -136,7 +224,8 @@ impl Companion<'_> {
             return Ok(true);
         }
         // Archived with another suffix than the one before?
-        match locate(self.catalog, name, PartialSegments::Refuse, suffix).await? {
+        let listed = locate(self.catalog, name, PartialSegments::Refuse, suffix).await?;
+        match listed.into_iter().next() {
             Some(object) => self.receive(object.into()).await,
             None => Ok(false),
         }

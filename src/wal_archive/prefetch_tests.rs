@@ -3,7 +3,7 @@
 
 use crate::codec::{Compression, CompressionLevel};
 use crate::disk::Spool;
-use crate::flow::Cancel;
+use crate::flow::{Cancel, Limits, RetryLimits};
 use crate::monitor::Silent;
 use crate::store::Store;
 use crate::wal::WalFileName;
@@ -15,6 +15,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 async fn archive(world: &World, name: &str, content: &[u8], compression: Compression) {
     let path = world.file(name, content);
@@ -177,7 +178,7 @@ async fn a_segment_that_is_just_arriving_is_waited_for_instead_of_fetched_twice(
     let arrives = async {
         for chunk in segment(OURS, 2, 0).chunks(100_000) {
             writer.write_all(chunk).expect("write");
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
         writer.finish().expect("finish");
     };
@@ -275,4 +276,76 @@ async fn sixteen_fetches_at_once_on_one_spool_all_get_their_own() {
     let left = files_below(world.directory.path());
     assert!(left.iter().all(|file| !file.starts_with('.')), "{left:?}");
     assert!(left.len() <= 9, "{left:?}");
+}
+
+/// What is left of it: the deadline of `limits` is how long recovery may stand still.
+async fn companion_of(world: &World, parallel: u64, patience: Duration, cancel: &Cancel) {
+    let segments = NonZeroU64::new(parallel - 1).expect("more than one");
+    let retry = RetryLimits { deadline: patience, ..limits().retry };
+    let limits = Limits { retry, ..limits() };
+    let spool = world.spool_options();
+    look_ahead(&world.catalog, &spool, segments, &limits, cancel).await.expect("look ahead");
+}
+
+#[tokio::test]
+async fn a_companion_leaves_nothing_when_recovery_does_not_go_on_or_it_is_told_to_stop() {
+    for told_to_stop in [false, true] {
+        let world = World::new();
+        archive_segments(&world, 1..9).await;
+        replayed(&world, 1, &world.fetch_options(8)).await;
+        let cancel = Cancel::new();
+        let patience = Duration::from_secs(if told_to_stop { 60 } else { 3 });
+        let stop = async {
+            while spool_of(&world).names().len() < 7 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            if told_to_stop {
+                cancel.cancel();
+            }
+        };
+        tokio::join!(companion_of(&world, 8, patience, &cancel), stop);
+        assert!(spooled(&world).is_empty(), "{:?}", spooled(&world));
+    }
+}
+
+#[tokio::test]
+async fn a_companion_that_rests_goes_on_with_recovery() {
+    let world = World::new();
+    archive_segments(&world, 1..12).await;
+    let options = world.fetch_options(4);
+    replayed(&world, 1, &options).await;
+    let (cancel, spool) = (Cancel::new(), spool_of(&world));
+    let filled = async |number: u64| {
+        while !spool.holds(&name(number)) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let recovery = async {
+        filled(4).await;
+        // Longer than it looks for more.
+        tokio::time::sleep(Duration::from_millis(2500)).await;
+        for number in 2..9 {
+            replayed(&world, number, &options).await;
+            filled(number + 3).await;
+        }
+        cancel.cancel();
+    };
+    tokio::join!(companion_of(&world, 4, Duration::from_secs(60), &cancel), recovery);
+    assert!(spooled(&world).is_empty(), "{:?}", spooled(&world));
+}
+
+#[tokio::test]
+async fn what_a_killed_companion_left_is_removed_by_the_next_call_that_looks_not_ahead() {
+    let world = World::new();
+    archive_segments(&world, 1..6).await;
+    replayed(&world, 1, &world.fetch_options(4)).await;
+    world.look_ahead(4).await;
+    assert_eq!(spooled(&world).len(), 3);
+    // While one lives, its segments are its own.
+    let lock = spool_of(&world).lock().expect("lock").expect("free");
+    replayed(&world, 5, &world.fetch_options(0)).await;
+    assert_eq!(spooled(&world).len(), 3);
+    drop(lock);
+    replayed(&world, 5, &world.fetch_options(0)).await;
+    assert!(spooled(&world).is_empty(), "{:?}", spooled(&world));
 }

@@ -5,12 +5,11 @@ use crate::codec::Compression;
 use crate::disk::{DurableFile, SpoolWriter};
 use crate::flow::Cancel;
 use crate::store::{ObjectKey, Store};
-use crate::wal::{WalFileName, WalPageHeader};
+use crate::wal::{WalFileCheck, WalFileName, WalPageHeader};
 use crate::wal_archive::WalArchiveError;
 use crate::wal_archive::compare::plain;
 use crate::wal_archive::digest::Digester;
 use crate::wal_archive::locate::Suffix;
-use crate::wal_archive::source::{Misfit, header_of, misfit};
 use crate::wal_archive::transfer::{Feed, read_object};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -28,7 +27,7 @@ pub struct FirstPage {
 /// Where an object goes.
 #[derive(Debug)]
 pub enum Destination {
-    /// Durable under this name.
+    /// Durable under this name, and nothing of it to be seen before.
     File(PathBuf),
     /// Ahead of time; checked again when it is delivered. Begun before the store is asked, so
     /// that others see that it arrives.
@@ -78,8 +77,7 @@ fn write(
     let mut target = Target::create(destination)?;
     let damaged = |reason: String| WalArchiveError::Damaged { object: url.clone(), reason };
     let mut buffer = vec![0; COPY_BYTES];
-    let mut first = Vec::with_capacity(WalPageHeader::BYTES);
-    let mut bytes = 0u64;
+    let mut check = WalFileCheck::new(&object.name);
     let mut digester = noted.map(|_| Digester::default());
     loop {
         let read = match content.read(&mut buffer) {
@@ -90,16 +88,14 @@ fn write(
         };
         target.write(&buffer[..read])?;
         digester.iter_mut().for_each(|digester| digester.take(&buffer[..read]));
-        bytes += u64::try_from(read).expect("a buffer's size fits 64 bits");
-        let missing = WalPageHeader::BYTES - first.len();
-        first.extend_from_slice(&buffer[..read.min(missing)]);
-        if let (Some(header), Some(sender)) = (header_of(&object.name, &first), &first_page) {
+        check.take(&buffer[..read]);
+        if let (Some(header), Some(sender)) = (check.header(), &first_page) {
             // Nobody listens any more when the command ends: then it is of no use.
             let _ = sender.try_send(FirstPage { header, compression: object.compression });
             first_page = None;
         }
     }
-    check(&object.name, &first, bytes).map_err(&damaged)?;
+    check.finish().map_err(|fault| damaged(fault.to_string()))?;
     let digest = digester.map(Digester::finish);
     if let (Some(noted), Some(digest)) = (noted, digest)
         && noted != digest
@@ -107,21 +103,7 @@ fn write(
         return Err(damaged(format!("its content has SHA-256 {digest} instead of {noted}")));
     }
     target.publish()?;
-    Ok(bytes)
-}
-
-/// Holds a plain file against its own first page; says what is wrong.
-pub fn check(name: &WalFileName, first: &[u8], bytes: u64) -> Result<(), String> {
-    let Some(header) = header_of(name, first) else { return Ok(()) };
-    match misfit(name, &header, bytes) {
-        None => Ok(()),
-        Some(Misfit::Size { expected }) => {
-            Err(format!("it holds {bytes} bytes instead of {expected}"))
-        }
-        Some(Misfit::Position { .. }) => {
-            Err(format!("it holds the segment that begins at {}", header.address))
-        }
-    }
+    Ok(check.bytes())
 }
 
 /// A file on its way to its destination.
@@ -133,7 +115,7 @@ enum Target {
 impl Target {
     fn create(destination: Destination) -> Result<Self, WalArchiveError> {
         match destination {
-            Destination::File(path) => Ok(Self::File(DurableFile::create(&path)?)),
+            Destination::File(path) => Ok(Self::File(DurableFile::create_out_of_sight(&path)?)),
             Destination::Spool(writer) => Ok(Self::Spool(writer)),
         }
     }

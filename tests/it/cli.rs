@@ -297,6 +297,9 @@ fn an_empty_archive_lists_shows_and_fetches_nothing() {
         let words = ["--spool-dir", &spool, &url, "main", name, &destination];
         ours("barman-cloud-wal-restore", &words)
     };
+    // The file system may not be mounted.
+    fetch(SEGMENT).exits(4).says("there is nothing below");
+    std::fs::create_dir(folder.path().join("main")).expect("create");
     let absent = fetch(SEGMENT).exits(1);
     assert!(absent.stderr.is_empty(), "recovery asks for what may not exist\n{absent}");
     ours("barman-cloud-wal-restore", &["file:///nonexistent/b", "main", SEGMENT, "/x"]).exits(4);

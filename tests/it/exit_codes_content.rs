@@ -268,6 +268,7 @@ fn a_wal_file_that_cannot_be_fetched_has_the_exit_codes_of_the_contract() {
         let broken = format!("{PREFIX}/{SERVER}/wals/0000000100000000/{}.gz", segment_name(2));
         scene.store.put(&broken, "no gzip");
         let (target, file) = (scene.path("out"), scene.file("file", b"x"));
+        let there = scene.path("there");
         let spool = ["--spool-dir", &scene.path("spool")];
         let fetch = |options: &[&str], name: &str, target: &str| {
             scene.line(FETCH, &[&spool[..], options].concat(), &[name, target])
@@ -287,7 +288,8 @@ fn a_wal_file_that_cannot_be_fetched_has_the_exit_codes_of_the_contract() {
         check(vec![
             row("WAL not found: wal-restore", 1, absent),
             row("name is not a WAL name: wal-restore", 3, no_name),
-            row("spool dir cannot be made: wal-restore", 2, vec![fetch(&no_spool, &name, &target)]),
+            // Barman: 2, which ends a recovery; a spool is there for speed.
+            row("spool dir cannot be made: wal-restore", 0, vec![fetch(&no_spool, &name, &there)]),
             row("corrupt object: wal-restore", 4, corrupt),
             row("destination not writable: wal-restore", 4, no_target),
         ]);

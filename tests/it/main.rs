@@ -44,4 +44,5 @@ mod wal_adopt;
 mod wal_ahead;
 mod wal_codecs;
 mod wal_faults;
+mod wal_recovery;
 mod wal_stores;

@@ -8,7 +8,7 @@ use barman_cloud::monitor::Silent;
 use barman_cloud::store::{Store, StoreErrorKind, StoreOptions, StoreUrl};
 use barman_cloud::wal::WalFileName;
 use barman_cloud::wal_archive::{
-    FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, WalArchiveError, fetch,
+    Absence, FetchOptions, FetchOutcome, PartialSegments, SpoolOptions, WalArchiveError, fetch,
 };
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -140,6 +140,7 @@ async fn fetched(
     };
     let options = FetchOptions {
         partial: PartialSegments::Accept,
+        absence: Absence::Listed,
         ahead: None,
         spool: SpoolOptions { directory: folder.join("spool"), scope: script.endpoint.clone() },
     };
@@ -184,21 +185,48 @@ async fn trouble_without_end_is_an_error_that_tells_attempts_and_time() {
 }
 
 #[tokio::test]
-async fn denials_missing_buckets_and_strangers_are_never_an_absence() {
-    let page = Answer::Status(404, "<html>no such page</html>".into());
+async fn denials_and_missing_buckets_are_never_an_absence() {
     let cases = [
-        (error(403, "AccessDenied"), Some(StoreErrorKind::Denied)),
-        (error(404, "NoSuchBucket"), Some(StoreErrorKind::BucketMissing)),
-        (page, None),
+        (error(403, "AccessDenied"), StoreErrorKind::Denied),
+        (error(404, "NoSuchBucket"), StoreErrorKind::BucketMissing),
     ];
     for (answer, kind) in cases {
         let script = Script::play(move |_, _| answer.clone());
         match outcome_of(&script).await.expect_err("no answer") {
-            WalArchiveError::Store(error) if kind.is_some() => {
-                assert_eq!(Some(error.kind), kind, "{error}");
-            }
-            error => assert!(kind.is_none(), "{error}"),
+            WalArchiveError::Store(error) => assert_eq!(error.kind, kind, "{error}"),
+            error => panic!("{error}"),
         }
+    }
+}
+
+/// A balancer that has lost its servers, a gateway that sends everybody to its login page, and a
+/// store that asks for patience.
+fn strangers() -> [Answer; 4] {
+    [
+        Answer::Status(404, String::new()),
+        Answer::Status(404, "<html>no such page</html>".into()),
+        error(429, "TooManyRequests"),
+        Answer::Status(429, String::new()),
+    ]
+}
+
+#[tokio::test]
+async fn odd_404s_and_throttling_are_asked_again_to_the_end_and_are_never_an_absence() {
+    for answer in strangers() {
+        let script = Script::play(move |_, _| answer.clone());
+        let error = outcome_of(&script).await.expect_err("no answer");
+        assert!(matches!(error, WalArchiveError::GaveUp { attempts: 4, .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_after_odd_404s_and_throttling_counts() {
+    for answer in strangers() {
+        let script = Script::play(move |index, request| match index < 4 {
+            true => answer.clone(),
+            false => absent(request),
+        });
+        assert_eq!(outcome_of(&script).await.expect("outcome"), FetchOutcome::NotThere);
     }
 }
 
@@ -224,12 +252,12 @@ async fn a_cancelled_fetch_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("folder");
     let cancel = Cancel::new();
     let (outcome, ()) = tokio::join!(fetched(&script, folder.path(), &cancel), async {
-        let temporary_file = async {
-            while std::fs::read_dir(folder.path()).expect("folder").count() == 0 {
+        let asked = async {
+            while script.requests() < 2 {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), temporary_file).await.expect("a download");
+        tokio::time::timeout(Duration::from_secs(20), asked).await.expect("a download");
         cancel.cancel();
     });
     assert!(matches!(outcome, Err(WalArchiveError::Cancelled(_))));

@@ -10,7 +10,7 @@ use barman_cloud::monitor::Silent;
 use barman_cloud::store::{Store, StoreOptions, StoreUrl};
 use barman_cloud::wal::WalFileName;
 use barman_cloud::wal_archive::{
-    FetchOptions, FetchOutcome, OtherContent, PartialSegments, PushOptions, PushOutcome,
+    Absence, FetchOptions, FetchOutcome, OtherContent, PartialSegments, PushOptions, PushOutcome,
     SpoolOptions, WalArchiveError, fetch, push,
 };
 use std::num::NonZeroUsize;
@@ -134,7 +134,12 @@ fn keeps_a_segment_and_refuses_to_replace_it(kind: StoreKind) {
     let destination = folder.path().join("RECOVERYXLOG");
     let fetched = |name: &str| {
         let spool = SpoolOptions { directory: folder.path().join("spool"), scope: "x".into() };
-        let options = FetchOptions { partial: PartialSegments::Accept, ahead: None, spool };
+        let options = FetchOptions {
+            partial: PartialSegments::Accept,
+            absence: Absence::Listed,
+            ahead: None,
+            spool,
+        };
         let name = WalFileName::parse(name).expect("name");
         let cancel = Cancel::new();
         runtime.block_on(fetch(&name, &destination, &catalog, &options, &limits, &Silent, &cancel))

@@ -13,7 +13,7 @@
 use crate::catalog::{Backup, BackupId, Catalog, CatalogError, CatalogListing, WalTop};
 use crate::flow::Limits;
 use crate::store::StoreErrorKind;
-use crate::wal::{TimelineHistory, TimelineId};
+use crate::wal::{TimelineHistory, TimelineId, TimelineSwitch};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A timeline with those that it descends from.
@@ -49,6 +49,11 @@ impl Line {
         self.timeline
     }
 
+    /// The timelines that it descends from, each with the position at which it left them.
+    pub fn switches(&self) -> &[TimelineSwitch] {
+        self.history.as_ref().map_or(&[], TimelineHistory::switches)
+    }
+
     /// Whether recovery along this line can start from the backup: it must have ended before the
     /// line left its timeline.
     ///
@@ -82,8 +87,7 @@ impl Line {
 pub fn newest_timeline(top: &WalTop, backups: &[Backup]) -> Option<TimelineId> {
     let files = top.files.iter().map(|file| file.name.timeline());
     let folders = top.folders.iter().filter_map(|folder| Some(folder.log()?.timeline));
-    let done = backups.iter().filter(|backup| backup.is_done());
-    let own = done.filter_map(|backup| backup.info.timeline);
+    let own = backups.iter().filter_map(|backup| backup.info.timeline);
     files.chain(folders).chain(own).max()
 }
 

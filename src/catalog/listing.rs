@@ -10,6 +10,10 @@ pub struct CatalogListing {
     /// Sorted by id, oldest first.
     pub backups: Vec<Backup>,
     pub unreadable: Vec<UnreadableBackup>,
+    /// Backups whose deletion was begun and not finished: nothing of them counts any more.
+    pub begun: Vec<Backup>,
+    /// Backups of ours that are all there but for `backup.info`, and so in nobody's list.
+    pub unlisted: Vec<Backup>,
     /// Folders that are no backup, old enough to be swept.
     pub leftovers: Vec<Leftover>,
     /// DONE backups on a branch that the newest timeline does not descend from: recovery from
@@ -83,8 +87,7 @@ impl CatalogListing {
     /// reached.
     pub fn resolve(&self, selector: &BackupSelector) -> Result<BackupId, SelectError> {
         let done = || self.backups.iter().filter(|backup| backup.is_done());
-        let failed =
-            || self.backups.iter().filter(|backup| backup.status() == BackupStatus::Failed);
+        let failed = || self.backups.iter().filter(|backup| has_failed(backup));
         let found = match selector {
             BackupSelector::Id(id) => return Ok(id.clone()),
             BackupSelector::Name(name) => return self.named(name),
@@ -101,9 +104,8 @@ impl CatalogListing {
     fn named(&self, name: &str) -> Result<BackupId, SelectError> {
         let mut named: Vec<&Backup> =
             self.backups.iter().filter(|backup| backup.name() == Some(name)).collect();
-        let failed = |backup: &Backup| backup.status() == BackupStatus::Failed;
-        if named.iter().any(|backup| !failed(backup)) {
-            named.retain(|backup| !failed(backup));
+        if named.iter().any(|backup| !has_failed(backup)) {
+            named.retain(|backup| !has_failed(backup));
         }
         match named.as_slice() {
             [] => Err(SelectError::Unknown),
@@ -122,6 +124,10 @@ impl CatalogListing {
         done.sort_by_key(|backup| std::cmp::Reverse(age(backup)));
         done
     }
+}
+
+fn has_failed(backup: &Backup) -> bool {
+    matches!(backup.status(), BackupStatus::Failed | BackupStatus::Incomplete)
 }
 
 /// Order by when a backup began; ids alone mislead where Barman wrote them in local time.

@@ -12,6 +12,7 @@ mod backup;
 mod backup_id;
 mod backup_info;
 mod branches;
+mod deletion;
 mod error;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -31,6 +32,7 @@ pub use backup::{Backup, Leftover, UnreadableBackup};
 pub use backup_id::{BackupId, BackupIdError, ServerName, ServerNameError};
 pub use backup_info::{BackupInfo, BackupStatus, Tablespace};
 pub use branches::{Branch, Line, dead_backups, newest_timeline, several_clusters};
+pub use deletion::{DeletionMark, Unlisted};
 pub use error::CatalogError;
 pub use handle::{ABANDONED_AFTER, Catalog, is_abandoned};
 pub use keep::{Keep, KeepTarget};

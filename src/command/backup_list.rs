@@ -1,6 +1,6 @@
 //! `barman-cloud-backup-list`: arguments, their resolution, the run.
 
-use crate::catalog::UnreadableBackup;
+use crate::catalog::{BackupStatus, UnreadableBackup};
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
 use crate::command::exit::Exit;
 use crate::command::launch::Context;
@@ -45,8 +45,19 @@ pub fn run(args: BackupListArgs, _: &Context) -> Result<Exit, Failure> {
         let UnreadableBackup { id, object, reason, .. } = unreadable;
         warn!(backup_id = %id, %object, %reason, "backup cannot be read");
     }
+    for backup in &listing.unlisted {
+        warn!(backup_id = %backup.id, "the backup is whole but for its backup.info: the next barman-cloud-backup-delete writes it");
+    }
+    for backup in listing.backups.iter().filter(|backup| listing.dead.contains(&backup.id)) {
+        warn!(backup_id = %backup.id, "the backup lies on a dead branch: recovery from it cannot follow the newest timeline");
+    }
+    for backup in &listing.backups {
+        if let (BackupStatus::Incomplete, Some(reason)) = (backup.status(), &backup.info.error) {
+            warn!(backup_id = %backup.id, %reason, "the backup cannot be restored");
+        }
+    }
     report::print(&match OutputFormat::of(&args.format) {
-        OutputFormat::Console => listing::console(&listing.backups),
-        OutputFormat::Json => listing::json(&listing.backups),
+        OutputFormat::Console => listing::console(&listing),
+        OutputFormat::Json => listing::json(&listing),
     })
 }

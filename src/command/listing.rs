@@ -167,8 +167,10 @@ mod tests {
         ] {
             let catalog = fixtures::catalog(bucket, prefix, server).await;
             if prefix == "sb" {
-                // The fixture is without its tarball.
-                write(catalog.store(), "sb/srv/base/20261121T000016/data.tar", "x").await;
+                // The fixture is without its tarballs.
+                let folder = "sb/srv/base/20261121T000016";
+                write(catalog.store(), &format!("{folder}/data.tar"), "x").await;
+                write(catalog.store(), &format!("{folder}/16384.tar"), "x").await;
             }
             let (console, json) = listed(&catalog).await;
             let expected = |form| fixtures::expected_output(&format!("{name}-backup-list.{form}"));

@@ -14,6 +14,7 @@ use crate::catalog::{Backup, BackupId, Catalog, CatalogError, CatalogListing, Wa
 use crate::flow::Limits;
 use crate::store::StoreErrorKind;
 use crate::wal::{TimelineHistory, TimelineId, TimelineSwitch};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A timeline with those that it descends from.
@@ -140,12 +141,31 @@ impl Catalog {
     ) -> Result<Option<Line>, CatalogError> {
         let Some(newest) = newest_timeline(top, backups) else { return Ok(None) };
         let mut done = backups.iter().filter(|backup| backup.is_done());
-        if several_clusters(backups) || done.all(|backup| backup.info.timeline == Some(newest)) {
+        if done.all(|backup| backup.info.timeline == Some(newest))
+            || self.holds_several_clusters(backups).await?
+        {
             return Ok(None);
         }
         let of_newest = top.files.iter().filter(|file| file.name.timeline() == newest);
         let of_newest: Vec<_> = of_newest.cloned().collect();
         Ok(Some(Line::to(newest, &self.histories(&of_newest, limits).await?)))
+    }
+
+    /// Whether more than one cluster has written under this name: the backups tell it, or
+    /// `archive.json`, which names the clusters before an adoption. One GET at most.
+    pub async fn holds_several_clusters(&self, backups: &[Backup]) -> Result<bool, CatalogError> {
+        if several_clusters(backups) {
+            return Ok(true);
+        }
+        let Some(content) = self.store().get(&self.layout().archive_json()).await? else {
+            return Ok(false);
+        };
+        // What cannot be read tells nothing, and so not that there was only one.
+        let Ok(archive) = serde_json::from_slice::<Value>(&content) else { return Ok(true) };
+        let earlier = archive["earlier"].as_array().is_some_and(|clusters| !clusters.is_empty());
+        let present = archive["systemid"].as_str();
+        let mut own = backups.iter().filter_map(|backup| backup.info.systemid.as_deref());
+        Ok(earlier || own.any(|own| present.is_some_and(|present| present != own)))
     }
 
     /// What lies directly in `wals/`; nothing for an identity that may not look there.
@@ -312,6 +332,21 @@ mod tests {
         let listing = catalog.load(&limits(), now()).await.expect("loads");
         assert!(several_clusters(&listing.backups));
         assert!(listing.dead.is_empty());
+    }
+
+    /// The new cluster is on timeline 1; the history file is that of the old one.
+    #[tokio::test]
+    async fn after_an_adoption_an_old_history_file_calls_no_backup_dead() {
+        let catalog = empty_catalog();
+        put(&catalog, 1, 1, "9000028", "9000100", "systemid=7388\n").await;
+        write(catalog.store(), "p/main/wals/00000002.history", "1\t0/500000\tx\n").await;
+        let archive =
+            "{\"format\":1,\"systemid\":\"7388\",\"first_timeline\":1,\"segment_size\":16777216";
+        write(catalog.store(), "p/main/archive.json", format!("{archive}}}")).await;
+        assert_eq!(dead(&catalog).await.len(), 1);
+        let earlier = format!("{archive},\"earlier\":[{{\"systemid\":\"7301\"}}]}}");
+        write(catalog.store(), "p/main/archive.json", earlier).await;
+        assert!(dead(&catalog).await.is_empty());
     }
 
     #[tokio::test]

@@ -273,13 +273,23 @@ impl Catalog {
             Ok((info, record)) => {
                 let started = None;
                 let backup = Backup { id, info, record, started, objects, keep };
-                Folder::Backup(Box::new(judged(backup)))
+                Folder::Backup(Box::new(judged(self.looked_at_again(backup).await?)))
             }
             Err(reason) => {
                 let object = self.store.url_of(&key);
                 Folder::Unreadable(Box::new(UnreadableBackup { id, object, reason, objects, keep }))
             }
         })
+    }
+
+    /// The backup with a second listing if it seems incomplete: one of several pages may have
+    /// passed the place of a tarball before it was written, and seen the entry after.
+    async fn looked_at_again(&self, backup: Backup) -> Result<Backup, CatalogError> {
+        if !backup.is_done() || backup.tarballs().is_ok() {
+            return Ok(backup);
+        }
+        let listed = self.store.list(&self.layout.backup(&backup.id)).try_collect().await?;
+        Ok(Backup { objects: sorted(listed), ..backup })
     }
 
     /// A folder whose entry a deletion has removed, so that what it left is nobody's backup. The
@@ -315,7 +325,15 @@ impl Catalog {
     ) -> Result<Folder, CatalogError> {
         let key = self.layout().backup_object(&id, BACKUP_JSON);
         let Some(content) = self.store.get(&key).await? else { return Ok(Folder::Nothing) };
-        let record = parse_record(&id, &content);
+        let keep = self.read_keep(&id, keep.here, keep.elsewhere).await?;
+        let record = match parse_record(&id, &content) {
+            Ok(record) if is_intact(&record, &objects) => {
+                let (info, record, started) = (record.info.clone(), Some(record), None);
+                let backup = Backup { id, info, record, started, objects, keep };
+                return Ok(Folder::Unlisted(Box::new(backup)));
+            }
+            record => record,
+        };
         let lost = record.as_ref().is_ok_and(|record| {
             let found = recorded_tarballs(&id, &objects, &record.tarballs);
             matches!(found, Err(TarballError::Missing { .. }))
@@ -323,12 +341,7 @@ impl Catalog {
         if !lost && since <= PUBLICATION_MAX {
             return Ok(Folder::Nothing);
         }
-        let keep = self.read_keep(&id, keep.here, keep.elsewhere).await?;
         Ok(match record {
-            Ok(record) if is_intact(&record, &objects) => {
-                let (info, record, started) = (record.info.clone(), Some(record), None);
-                Folder::Unlisted(Box::new(Backup { id, info, record, started, objects, keep }))
-            }
             Err(reason) if has_tarballs(&id, &objects) => {
                 let object = self.store.url_of(&key);
                 Folder::Unreadable(Box::new(UnreadableBackup { id, object, reason, objects, keep }))
@@ -443,6 +456,12 @@ fn info_of_started(started: &StartedRecord) -> BackupInfo {
     }
 }
 
+/// Whether a backup that is whole but for its entry may still be about to get it.
+pub fn is_being_published(backup: &Backup, now: Timestamp) -> bool {
+    let record = backup.objects.iter().find(|entry| entry.key.file_name() == BACKUP_JSON);
+    record.is_some_and(|record| now.duration_since(record.modified) <= PUBLICATION_MAX)
+}
+
 /// Whether a backup that has not ended has shown no sign of life for [`ABANDONED_AFTER`].
 pub fn is_abandoned(backup: &Backup, now: Timestamp) -> bool {
     let newest = backup.objects.iter().map(|entry| entry.modified).max();
@@ -457,6 +476,7 @@ mod tests {
     use crate::catalog::{
         ABANDONED_AFTER, BackupId, BackupInfo, BackupMethod, BackupRecord, BackupStatus, Catalog,
         CatalogError, CatalogListing, KeepTarget, Layout, ServerName, is_abandoned,
+        is_being_published,
     };
     use crate::store::Store;
     use crate::store::recording::Requests;
@@ -617,7 +637,8 @@ mod tests {
             assert!(listing.backups.is_empty() && listing.leftovers.is_empty());
             assert_eq!(listing.unlisted.len(), 1, "{method:?}");
             // Still being published, as far as its age tells.
-            assert!(load(&catalog).await.unlisted.is_empty());
+            assert!(is_being_published(&load(&catalog).await.unlisted[0], now()));
+            assert!(!is_being_published(&listing.unlisted[0], later));
             let key = catalog.layout().backup_object(&id, proof);
             catalog.delete_one(key).await.expect("deletes");
             let listing = catalog.load(&limits(), later).await.expect("loads");

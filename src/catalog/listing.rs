@@ -12,7 +12,8 @@ pub struct CatalogListing {
     pub unreadable: Vec<UnreadableBackup>,
     /// Backups whose deletion was begun and not finished: nothing of them counts any more.
     pub begun: Vec<Backup>,
-    /// Backups of ours that are all there but for `backup.info`, and so in nobody's list.
+    /// Backups of ours that are all there but for `backup.info`, and so in nobody's list: being
+    /// published (see `is_being_published`), or without it for good.
     pub unlisted: Vec<Backup>,
     /// Folders that are no backup, old enough to be swept.
     pub leftovers: Vec<Leftover>,

@@ -34,7 +34,7 @@ pub use backup_info::{BackupInfo, BackupStatus, Tablespace};
 pub use branches::{Branch, Line, dead_backups, newest_timeline, several_clusters};
 pub use deletion::{DeletionMark, Unlisted};
 pub use error::CatalogError;
-pub use handle::{ABANDONED_AFTER, Catalog, is_abandoned};
+pub use handle::{ABANDONED_AFTER, Catalog, is_abandoned, is_being_published};
 pub use keep::{Keep, KeepTarget};
 pub use layout::{Layout, TarballName, TarballTarget};
 pub use listing::{BackupSelector, CatalogListing, SelectError};

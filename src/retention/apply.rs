@@ -19,7 +19,7 @@ use crate::retention::locks::locked;
 use crate::retention::plan::{LockRecheck, Repair};
 use crate::retention::{BackupDeletion, DeletePlan, FolderDeletion, RetentionError, snapshots};
 use crate::snapshot::Clouds;
-use crate::store::ObjectKey;
+use crate::store::{ObjectKey, StoreOperation};
 
 /// Keys handed to the store at a time: between two of these the command can be stopped.
 const KEYS_AT_ONCE: usize = 4000;
@@ -156,7 +156,14 @@ impl Run<'_> {
         folder: &FolderDeletion,
     ) -> Result<Option<Unlisted>, RetentionError> {
         let id = &folder.id;
-        let Some(unlisted) = self.catalog.unlist(id).await? else { return Ok(None) };
+        let not_deleted = |error| match error {
+            CatalogError::Store(first) if first.operation == StoreOperation::Delete => {
+                RetentionError::NotDeleted { id: id.clone(), count: 1, first }
+            }
+            other => other.into(),
+        };
+        let unlisted = self.catalog.unlist(id).await.map_err(not_deleted)?;
+        let Some(unlisted) = unlisted else { return Ok(None) };
         let protected = match self.catalog.keep_before_deletion(id).await {
             Ok(None) => {
                 self.summary.objects += 1;

@@ -279,6 +279,26 @@ async fn a_backup_that_lacks_its_entry_alone_gets_it_back_and_its_wal_stays() {
     assert_eq!(listing.backups.iter().filter(|backup| backup.is_done()).count(), 2);
 }
 
+/// Between its two records a backup is in nobody's list, and needs its WAL all the same.
+#[tokio::test]
+async fn the_wal_of_a_backup_that_is_just_being_published_stays() {
+    let catalog = ours().await;
+    let started: Timestamp = "2026-01-01T03:00:00Z".parse().expect("time");
+    let newest = BackupId::parse("20260101T030000").expect("id");
+    for name in ["data.tar", "data_0001.tar"] {
+        write(catalog.store(), &format!("p/main/base/{newest}/{name}"), "abc").await;
+    }
+    // Taken on a standby that is late: it begins before the backup that stays.
+    catalog.publish(&record(&newest, started, 3)).await.expect("publishes");
+    let entry = catalog.layout().backup_object(&newest, "backup.info");
+    catalog.delete_one(entry).await.expect("deletes");
+    let plan = plan_at(&catalog, &policy("REDUNDANCY 1"), &OPTIONS, fixtures::now()).await;
+    let plan = plan.expect("plans");
+    assert!(plan.repairs.is_empty());
+    let wals: Vec<&str> = plan.backups[0].wals.iter().map(ObjectKey::file_name).collect();
+    assert_eq!(wals, ["000000010000000000000001", "000000010000000000000002"]);
+}
+
 #[tokio::test]
 async fn what_is_left_of_a_kept_backup_is_not_swept() {
     let catalog = empty_catalog();

@@ -28,7 +28,7 @@ pub use policy::{RetentionPolicy, RetentionPolicyError};
 pub use select::{DeleteTarget, Selection};
 pub use snapshots::SnapshotDeletion;
 
-use crate::catalog::{BackupId, Catalog, CatalogListing, KeepTarget, Leftover};
+use crate::catalog::{BackupId, Catalog, CatalogListing, KeepTarget, Leftover, is_being_published};
 use crate::flow::{Cancel, Limits};
 use crate::retention::plan::{LockRecheck, assemble};
 use crate::retention::select::{Unselected, add_begun, by_policy, by_selector};
@@ -78,7 +78,7 @@ pub async fn plan(
     let debris = debris::abandoned(catalog, &listing, now).await;
     let mut plan = assemble(selection, left, snapshots, obsolete);
     plan.debris = debris;
-    plan.repairs = repairs(&listing);
+    plan.repairs = repairs(&listing, now);
     plan.standalone = standalone(&listing);
     let recheck = || LockRecheck { limits: limits.clone(), now };
     plan.locks = (options.locks == LockCheck::Check).then(recheck);
@@ -122,8 +122,9 @@ async fn leftovers(
 
 /// The entries that are written again: of backups that are whole, and of those that were kept
 /// while their deletion began.
-fn repairs(listing: &CatalogListing) -> Vec<Repair> {
-    let unlisted = listing.unlisted.iter().filter_map(|backup| backup.record.clone());
+fn repairs(listing: &CatalogListing, now: Timestamp) -> Vec<Repair> {
+    let unlisted = listing.unlisted.iter().filter(|backup| !is_being_published(backup, now));
+    let unlisted = unlisted.filter_map(|backup| backup.record.clone());
     let unlisted = unlisted.map(|record| Repair::Unlisted(Box::new(record)));
     let begun = listing.begun.iter().filter(|backup| backup.keep.is_some());
     let mut repairs: Vec<Repair> = unlisted.collect();

@@ -1,6 +1,6 @@
 //! Which WAL files a deletion makes obsolete, found in the archive.
 
-use crate::catalog::{Catalog, CatalogListing, WalObject, several_clusters};
+use crate::catalog::{Backup, Catalog, CatalogError, CatalogListing, WalObject};
 use crate::flow::{Cancel, Limits};
 use crate::retention::clusters::ByTime;
 use crate::retention::needs::is_running;
@@ -26,7 +26,8 @@ pub async fn obsolete(
 ) -> Result<BTreeMap<usize, Vec<ObjectKey>>, RetentionError> {
     tell_what_holds(listing, now);
     let top = listing.top.clone();
-    if belongs_to_several_clusters(catalog, listing).await? {
+    let backups: Vec<Backup> = listing.backups.iter().chain(&listing.begun).cloned().collect();
+    if catalog.holds_several_clusters(&backups).await? {
         let by_time = ByTime::new(listing, &selection.doomed, now);
         return by_step(catalog.wals(), |file| by_time.obsolete_since(file), cancel).await;
     }
@@ -41,7 +42,7 @@ pub async fn obsolete(
 }
 
 async fn by_step(
-    mut files: stream::BoxStream<'_, Result<WalObject, crate::catalog::CatalogError>>,
+    mut files: stream::BoxStream<'_, Result<WalObject, CatalogError>>,
     mut obsolete_since: impl FnMut(&WalObject) -> Option<usize>,
     cancel: &Cancel,
 ) -> Result<BTreeMap<usize, Vec<ObjectKey>>, RetentionError> {
@@ -53,22 +54,6 @@ async fn by_step(
         }
     }
     Ok(obsolete)
-}
-
-/// Whether the names of the archive may be those of several histories: the backups tell it, or
-/// the archive's identity differs from theirs.
-async fn belongs_to_several_clusters(
-    catalog: &Catalog,
-    listing: &CatalogListing,
-) -> Result<bool, RetentionError> {
-    let all = || listing.backups.iter().chain(&listing.begun);
-    if several_clusters(&listing.backups) || several_clusters(&listing.begun) {
-        return Ok(true);
-    }
-    let Some(identity) = catalog.identity().await? else { return Ok(false) };
-    let archive = identity.system_identifier.to_string();
-    let other = |text: &str| text != archive;
-    Ok(all().filter_map(|backup| backup.info.systemid.as_deref()).any(other))
 }
 
 fn tell_what_holds(listing: &CatalogListing, now: Timestamp) {

@@ -227,7 +227,7 @@ fn what_root_keeps_in_a_folder_belongs_to_the_owner_of_the_folder() {
 fn temporary_files_of_killed_runs_are_told_and_swept_by_age() {
     let Some(store) = with_fixtures(StoreKind::File) else { return };
     let base = Path::new(&store.bucket).join(format!("{PREFIX}/{SERVER}/base"));
-    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60 * 3600);
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
     let put = |name: &str, age: Option<std::time::SystemTime>| {
         let path = base.join(BACKUPS[4]).join(name);
         let file = fs::File::create(&path).expect("a file");

@@ -127,7 +127,9 @@ pub async fn check_name(
     let taken = listing
         .backups
         .iter()
-        .filter(|backup| backup.status() != BackupStatus::Failed)
+        .filter(|backup| {
+            !matches!(backup.status(), BackupStatus::Failed | BackupStatus::Incomplete)
+        })
         .find(|backup| backup.name() == Some(name));
     match taken {
         None => Ok(()),

@@ -42,6 +42,7 @@ pub struct UnreadableBackup {
 pub struct Leftover {
     pub id: BackupId,
     pub objects: Vec<ListEntry>,
+    pub keep: Option<Keep>,
 }
 
 impl Backup {

@@ -13,18 +13,22 @@ pub enum BackupStatus {
     WaitingForWals,
     Done,
     Syncing,
+    /// Recorded as DONE, but not all of its tarballs are there with their sizes: never written,
+    /// found out on reading.
+    Incomplete,
 }
 
 impl BackupStatus {
     pub const ALL: [Self; 6] =
         [Self::Empty, Self::Started, Self::Failed, Self::WaitingForWals, Self::Done, Self::Syncing];
 
-    /// Barman's word, as written in `backup.info`.
+    /// Barman's word, as written in `backup.info`. What is incomplete has failed, in the words that
+    /// its readers know.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Empty => "EMPTY",
             Self::Started => "STARTED",
-            Self::Failed => "FAILED",
+            Self::Failed | Self::Incomplete => "FAILED",
             Self::WaitingForWals => "WAITING_FOR_WALS",
             Self::Done => "DONE",
             Self::Syncing => "SYNCING",

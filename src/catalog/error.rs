@@ -20,6 +20,11 @@ pub enum CatalogError {
     Unreadable { id: BackupId, object: String, reason: String },
     #[error("cannot keep backup \"{id}\": its status is {status}, not DONE")]
     NotDone { id: BackupId, status: BackupStatus },
+    /// A keep was written or removed, and reading it back tells otherwise.
+    #[error(
+        "could not change the keep of backup \"{id}\": it was to be {wanted}, and it is {found}"
+    )]
+    KeepNotChanged { id: BackupId, wanted: String, found: String },
     #[error("object \"{object}\" is malformed: {reason}")]
     Malformed { object: String, reason: String },
     /// A backup that is to be published as DONE is not all there.
@@ -52,6 +57,9 @@ impl CatalogError {
                     .into(),
             ),
             Self::Incomplete(_) => Some("Was it deleted while it was running?".into()),
+            Self::KeepNotChanged { .. } => {
+                Some("Is somebody else changing it? Look with --status and try again.".into())
+            }
             Self::AbsentBackup { .. }
             | Self::Unreadable { .. }
             | Self::NotDone { .. }

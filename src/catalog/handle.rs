@@ -1,12 +1,14 @@
-//! Reading the catalog: one recursive LIST below `base/`, then small GETs in parallel.
+//! Reading the catalog: one recursive LIST below `base/` and one of the top of `wals/`, side by
+//! side, then small GETs in parallel.
 
 use crate::catalog::annotations::Elsewhere;
 use crate::catalog::backup::time_of;
 use crate::catalog::format::{backup_info, backup_json, side_json};
-use crate::catalog::tarballs::recorded_tarballs;
+use crate::catalog::tarballs::{lies_in_folder_itself, recorded_tarballs};
 use crate::catalog::{
-    Backup, BackupId, BackupInfo, BackupSelector, BackupStatus, CatalogError, CatalogListing,
-    Layout, Leftover, SelectError, StartedRecord, TarballError, UnreadableBackup,
+    Backup, BackupId, BackupInfo, BackupMethod, BackupRecord, BackupSelector, BackupStatus,
+    CatalogError, CatalogListing, Layout, Leftover, SelectError, StartedRecord, TarballError,
+    TarballName, UnreadableBackup,
 };
 use crate::flow::Limits;
 use crate::store::{ListEntry, Store};
@@ -18,6 +20,8 @@ use std::collections::BTreeMap;
 pub const BACKUP_INFO: &str = "backup.info";
 pub const BACKUP_JSON: &str = "backup.json";
 pub const STARTED_JSON: &str = "started.json";
+pub const DELETION_JSON: &str = "deletion.json";
+const BACKUP_LABEL: &str = "backup_label";
 pub const KEEP: &str = "annotations/keep";
 
 /// How long a run may leave no trace in its folder before it counts as abandoned: longer than
@@ -42,6 +46,10 @@ pub struct Catalog {
 enum Folder {
     Backup(Box<Backup>),
     Unreadable(Box<UnreadableBackup>),
+    /// Its deletion was begun: the mark is there, and the entry is not.
+    Begun(Box<Backup>),
+    /// Everything is there but `backup.info`.
+    Unlisted(Box<Backup>),
     Leftover(Leftover),
     /// Neither a backup nor old enough to be swept.
     Nothing,
@@ -88,20 +96,24 @@ impl Catalog {
         limits: &Limits,
         now: Timestamp,
     ) -> Result<CatalogListing, CatalogError> {
-        let (folders, elsewhere) = tokio::try_join!(self.folders(), self.keeps_elsewhere())?;
+        let (folders, elsewhere, top) =
+            tokio::try_join!(self.folders(), self.keeps_elsewhere(), self.top_for_branches())?;
         let at_once = limits.jobs.get().max(READS_AT_ONCE);
         let mut read = stream::iter(folders)
             .map(|(id, objects)| self.read_folder(id, objects, elsewhere, now))
             .buffered(at_once);
-        let mut listing = CatalogListing::default();
+        let mut listing = CatalogListing { top, ..CatalogListing::default() };
         while let Some(folder) = read.try_next().await? {
             match folder {
                 Folder::Backup(backup) => listing.backups.push(*backup),
                 Folder::Unreadable(unreadable) => listing.unreadable.push(*unreadable),
+                Folder::Begun(backup) => listing.begun.push(*backup),
+                Folder::Unlisted(backup) => listing.unlisted.push(*backup),
                 Folder::Leftover(leftover) => listing.leftovers.push(leftover),
                 Folder::Nothing => {}
             }
         }
+        self.note_dead_branches(&mut listing, limits).await?;
         Ok(listing)
     }
 
@@ -120,7 +132,9 @@ impl Catalog {
                 object: unreadable.object,
                 reason: unreadable.reason,
             }),
-            Folder::Leftover(_) | Folder::Nothing => Ok(None),
+            Folder::Begun(_) | Folder::Unlisted(_) | Folder::Leftover(_) | Folder::Nothing => {
+                Ok(None)
+            }
         }
     }
 
@@ -201,28 +215,31 @@ impl Catalog {
             let key = self.layout.backup_object(&id, name);
             objects.iter().find(|entry| entry.key == key)
         };
-        let newest = objects.iter().map(|entry| entry.modified).max();
-        let untouched_for =
-            newest.map_or(SignedDuration::ZERO, |newest| now.duration_since(newest));
+        let keep = KeepPlaces { here: there(KEEP).is_some(), elsewhere };
         if there(BACKUP_INFO).is_some() {
             let ours = there(BACKUP_JSON).is_some();
             let record = if ours { Record::Ours } else { Record::Barmans };
-            let keep = KeepPlaces { here: there(KEEP).is_some(), elsewhere };
             return self.read_ended(id, objects, record, keep).await;
         }
-        let sweepable = match there(BACKUP_JSON) {
-            // Barman deleted a backup of ours, or its publication broke off.
-            Some(record) => {
-                now.duration_since(record.modified) > PUBLICATION_MAX
-                    || self.lost_tarballs(&id, &objects).await?
-            }
-            // Folders without a trace of ours are somebody else's.
-            None if there(STARTED_JSON).is_some() && untouched_for <= ABANDONED_AFTER => {
-                return self.read_started(id, objects).await;
-            }
-            None => there(STARTED_JSON).is_some(),
-        };
-        Ok(if sweepable { Folder::Leftover(Leftover { id, objects }) } else { Folder::Nothing })
+        if there(DELETION_JSON).is_some() {
+            return self.read_begun(id, objects, keep).await;
+        }
+        if let Some(record) = there(BACKUP_JSON) {
+            let since = now.duration_since(record.modified);
+            return self.read_unlisted(id, objects, since, keep).await;
+        }
+        let newest = objects.iter().map(|entry| entry.modified).max();
+        let untouched_for =
+            newest.map_or(SignedDuration::ZERO, |newest| now.duration_since(newest));
+        // Folders without a trace of ours are somebody else's.
+        if there(STARTED_JSON).is_none() {
+            return Ok(Folder::Nothing);
+        }
+        if untouched_for <= ABANDONED_AFTER {
+            return self.read_started(id, objects).await;
+        }
+        let keep = self.read_keep(&id, keep.here, keep.elsewhere).await?;
+        Ok(Folder::Leftover(Leftover { id, objects, keep }))
     }
 
     /// A backup with `backup.info`: ended, or one of Barman's that runs. One of the two records is
@@ -253,12 +270,10 @@ impl Catalog {
             Record::Barmans => parse_info(&content).map(|info| (info, None)),
         };
         Ok(match parsed {
-            Ok((mut info, record)) => {
-                // An end that was not reached must not be published: consumers take it for done.
-                if info.status() != BackupStatus::Done {
-                    info.end_time = None;
-                }
-                Folder::Backup(Box::new(Backup { id, info, record, started: None, objects, keep }))
+            Ok((info, record)) => {
+                let started = None;
+                let backup = Backup { id, info, record, started, objects, keep };
+                Folder::Backup(Box::new(judged(self.looked_at_again(backup).await?)))
             }
             Err(reason) => {
                 let object = self.store.url_of(&key);
@@ -267,18 +282,72 @@ impl Catalog {
         })
     }
 
-    /// Whether a backup whose `backup.info` is not there has lost tarballs too: then it was
-    /// deleted. One that is just being published has all of them.
-    async fn lost_tarballs(
+    /// The backup with a second listing if it seems incomplete: one of several pages may have
+    /// passed the place of a tarball before it was written, and seen the entry after.
+    async fn looked_at_again(&self, backup: Backup) -> Result<Backup, CatalogError> {
+        if !backup.is_done() || backup.tarballs().is_ok() {
+            return Ok(backup);
+        }
+        let listed = self.store.list(&self.layout.backup(&backup.id)).try_collect().await?;
+        Ok(Backup { objects: sorted(listed), ..backup })
+    }
+
+    /// A folder whose entry a deletion has removed, so that what it left is nobody's backup. The
+    /// mark holds the entry, for what else must go with the backup.
+    async fn read_begun(
         &self,
-        id: &BackupId,
-        objects: &[ListEntry],
-    ) -> Result<bool, CatalogError> {
-        let key = self.layout.backup_object(id, BACKUP_JSON);
-        let Some(content) = self.store.get(&key).await? else { return Ok(false) };
-        let Ok(record) = parse_record(id, &content) else { return Ok(false) };
-        let found = recorded_tarballs(id, objects, &record.tarballs);
-        Ok(matches!(found, Err(TarballError::Missing { .. })))
+        id: BackupId,
+        objects: Vec<ListEntry>,
+        keep: KeepPlaces,
+    ) -> Result<Folder, CatalogError> {
+        let keep = self.read_keep(&id, keep.here, keep.elsewhere);
+        let (keep, mark) = tokio::try_join!(keep, self.deletion_mark(&id))?;
+        let info = mark.and_then(|mark| parse_info(&mark.backup_info?).ok());
+        Ok(match info {
+            Some(info) => {
+                let (record, started) = (None, None);
+                Folder::Begun(Box::new(Backup { id, info, record, started, objects, keep }))
+            }
+            // Of a backup that could not be read either.
+            None => Folder::Leftover(Leftover { id, objects, keep }),
+        })
+    }
+
+    /// A backup of ours without `backup.info`, so long after its record was written: being
+    /// published, cut short between the two, without it by some accident, or deleted by Barman,
+    /// which takes the tarballs too. As long as they are all there nobody has deleted it.
+    async fn read_unlisted(
+        &self,
+        id: BackupId,
+        objects: Vec<ListEntry>,
+        since: SignedDuration,
+        keep: KeepPlaces,
+    ) -> Result<Folder, CatalogError> {
+        let key = self.layout().backup_object(&id, BACKUP_JSON);
+        let Some(content) = self.store.get(&key).await? else { return Ok(Folder::Nothing) };
+        let keep = self.read_keep(&id, keep.here, keep.elsewhere).await?;
+        let record = match parse_record(&id, &content) {
+            Ok(record) if is_intact(&record, &objects) => {
+                let (info, record, started) = (record.info.clone(), Some(record), None);
+                let backup = Backup { id, info, record, started, objects, keep };
+                return Ok(Folder::Unlisted(Box::new(backup)));
+            }
+            record => record,
+        };
+        let lost = record.as_ref().is_ok_and(|record| {
+            let found = recorded_tarballs(&id, &objects, &record.tarballs);
+            matches!(found, Err(TarballError::Missing { .. }))
+        });
+        if !lost && since <= PUBLICATION_MAX {
+            return Ok(Folder::Nothing);
+        }
+        Ok(match record {
+            Err(reason) if has_tarballs(&id, &objects) => {
+                let object = self.store.url_of(&key);
+                Folder::Unreadable(Box::new(UnreadableBackup { id, object, reason, objects, keep }))
+            }
+            _ => Folder::Leftover(Leftover { id, objects, keep }),
+        })
     }
 
     /// What a run claimed before it began; `None` when there is no claim, or none of ours.
@@ -320,12 +389,46 @@ impl Catalog {
     }
 }
 
+/// What is recorded as DONE and is not all there is no backup, and must not look like one.
+fn judged(mut backup: Backup) -> Backup {
+    let incomplete = match backup.is_done() {
+        true => backup.tarballs().err(),
+        false => None,
+    };
+    if let Some(reason) = incomplete {
+        backup.info.status = Some(BackupStatus::Incomplete);
+        backup.info.error = Some(reason.to_string());
+    }
+    // An end that was not reached must not be published: consumers take it for done.
+    if !backup.is_done() {
+        backup.info.end_time = None;
+    }
+    backup
+}
+
+/// Whether everything that a DONE backup consists of is there, beside its entry. Of snapshots that
+/// is the label, which Barman deletes with them.
+fn is_intact(record: &BackupRecord, objects: &[ListEntry]) -> bool {
+    let there = |name: &str| objects.iter().any(|entry| entry.key.file_name() == name);
+    let complete = || recorded_tarballs(&record.id, objects, &record.tarballs).is_ok();
+    record.info.status() == BackupStatus::Done
+        && match record.method {
+            BackupMethod::Snapshot => there(BACKUP_LABEL),
+            BackupMethod::Files | BackupMethod::Stream => !record.tarballs.is_empty() && complete(),
+        }
+}
+
+fn has_tarballs(id: &BackupId, objects: &[ListEntry]) -> bool {
+    let mut in_folder = objects.iter().filter(|entry| lies_in_folder_itself(id, entry));
+    in_folder.any(|entry| TarballName::parse(entry.key.file_name()).is_some())
+}
+
 fn sorted(mut objects: Vec<ListEntry>) -> Vec<ListEntry> {
     objects.sort_by(|one, other| one.key.cmp(&other.key));
     objects
 }
 
-fn parse_record(id: &BackupId, content: &Bytes) -> Result<crate::catalog::BackupRecord, String> {
+fn parse_record(id: &BackupId, content: &Bytes) -> Result<BackupRecord, String> {
     let record = backup_json::parse(content).map_err(|error| error.to_string())?;
     if record.id == *id {
         Ok(record)
@@ -353,6 +456,12 @@ fn info_of_started(started: &StartedRecord) -> BackupInfo {
     }
 }
 
+/// Whether a backup that is whole but for its entry may still be about to get it.
+pub fn is_being_published(backup: &Backup, now: Timestamp) -> bool {
+    let record = backup.objects.iter().find(|entry| entry.key.file_name() == BACKUP_JSON);
+    record.is_some_and(|record| now.duration_since(record.modified) <= PUBLICATION_MAX)
+}
+
 /// Whether a backup that has not ended has shown no sign of life for [`ABANDONED_AFTER`].
 pub fn is_abandoned(backup: &Backup, now: Timestamp) -> bool {
     let newest = backup.objects.iter().map(|entry| entry.modified).max();
@@ -365,8 +474,9 @@ pub fn is_abandoned(backup: &Backup, now: Timestamp) -> bool {
 mod tests {
     use crate::catalog::fixtures::{self, limits, now, write};
     use crate::catalog::{
-        ABANDONED_AFTER, BackupId, BackupStatus, Catalog, CatalogError, CatalogListing, KeepTarget,
-        Layout, ServerName, is_abandoned,
+        ABANDONED_AFTER, BackupId, BackupInfo, BackupMethod, BackupRecord, BackupStatus, Catalog,
+        CatalogError, CatalogListing, KeepTarget, Layout, ServerName, is_abandoned,
+        is_being_published,
     };
     use crate::store::Store;
     use crate::store::recording::Requests;
@@ -483,6 +593,86 @@ mod tests {
         assert_eq!(load(&catalog).await, CatalogListing::default());
     }
 
+    /// A backup of ours with one tarball of three bytes, published and then without its entry.
+    async fn without_entry(catalog: &Catalog, method: BackupMethod) -> BackupId {
+        let id = id("20261120T120000");
+        let tarball = crate::catalog::TarballRecord {
+            name: "data.tar".into(),
+            stored_bytes: 3,
+            raw_bytes: 3,
+            members: 1,
+            sha256: String::new(),
+            index: None,
+        };
+        let snapshot = method == BackupMethod::Snapshot;
+        let side = if snapshot { "backup_label" } else { "data.tar" };
+        write(catalog.store(), &format!("p/main/base/{id}/{side}"), "abc").await;
+        let record = BackupRecord {
+            id: id.clone(),
+            tool: "test".into(),
+            method,
+            info: BackupInfo { status: Some(BackupStatus::Done), ..BackupInfo::default() },
+            compression: None,
+            tarballs: if snapshot { Vec::new() } else { vec![tarball] },
+            statistics: None,
+            damaged_files: Vec::new(),
+            warnings: Vec::new(),
+            other: serde_json::Map::new(),
+        };
+        catalog.publish(&record).await.expect("publishes");
+        let entry = catalog.layout().backup_object(&id, "backup.info");
+        catalog.delete_one(entry).await.expect("deletes");
+        id
+    }
+
+    #[tokio::test]
+    async fn a_backup_without_its_entry_alone_is_never_swept_and_without_its_data_it_is() {
+        let later = now() + ABANDONED_AFTER + ABANDONED_AFTER;
+        for (method, proof) in
+            [(BackupMethod::Files, "data.tar"), (BackupMethod::Snapshot, "backup_label")]
+        {
+            let catalog = fixtures::empty_catalog();
+            let id = without_entry(&catalog, method).await;
+            let listing = catalog.load(&limits(), later).await.expect("loads");
+            assert!(listing.backups.is_empty() && listing.leftovers.is_empty());
+            assert_eq!(listing.unlisted.len(), 1, "{method:?}");
+            // Still being published, as far as its age tells.
+            assert!(is_being_published(&load(&catalog).await.unlisted[0], now()));
+            assert!(!is_being_published(&listing.unlisted[0], later));
+            let key = catalog.layout().backup_object(&id, proof);
+            catalog.delete_one(key).await.expect("deletes");
+            let listing = catalog.load(&limits(), later).await.expect("loads");
+            assert_eq!((listing.unlisted.len(), listing.leftovers.len()), (0, 1), "{method:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tarballs_beside_a_record_that_cannot_be_read_are_reported_and_not_swept() {
+        let catalog = fixtures::empty_catalog();
+        write(catalog.store(), "p/main/base/20260101T000000/backup.json", "{").await;
+        write(catalog.store(), "p/main/base/20260101T000000/data.tar", "abc").await;
+        let later = now() + ABANDONED_AFTER + ABANDONED_AFTER;
+        let listing = catalog.load(&limits(), later).await.expect("loads");
+        assert_eq!((listing.unreadable.len(), listing.leftovers.len()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_backup_that_lost_a_tarball_is_incomplete_and_picked_by_no_shortcut() {
+        let catalog = fixtures::catalog("contract", "pg15", "main").await;
+        let key = "pg15/main/base/20261121T000057/data.tar.gz";
+        let there = fixtures::keys(catalog.store()).await;
+        let key = there.iter().find(|found| found.starts_with(&key[..key.len() - 3])).expect("one");
+        catalog
+            .delete_one(crate::store::ObjectKey::parse(key).expect("key"))
+            .await
+            .expect("deletes");
+        let listing = load(&catalog).await;
+        let lost = listing.get(&id("20261121T000057")).expect("listed");
+        assert_eq!((lost.status(), lost.info.end_time.is_none()), (BackupStatus::Incomplete, true));
+        let last = catalog.select("last", &limits(), now()).await.expect("selects");
+        assert_eq!(last.id.as_str(), "20261121T000052");
+    }
+
     fn recording() -> (Catalog, Requests) {
         let (store, requests) = Store::recording();
         let server = ServerName::parse("main").expect("server name");
@@ -512,6 +702,8 @@ mod tests {
             format!("GET {}/backup.info", folder(4)),
             "LIST p//main/base".to_string(),
             "LIST p/main/base".to_string(),
+            // For the history files, which tell what lies on a dead branch.
+            "LIST p/main/wals".to_string(),
         ];
         assert_eq!(requests.take(), expected);
 

@@ -1,6 +1,7 @@
 //! All backups of one server name, and how a word on the command line picks one (contract §9.1).
 
-use crate::catalog::{Backup, BackupId, BackupStatus, Leftover, UnreadableBackup};
+use crate::catalog::{Backup, BackupId, BackupStatus, Leftover, UnreadableBackup, WalTop};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// What one pass over `base/` found.
@@ -9,8 +10,18 @@ pub struct CatalogListing {
     /// Sorted by id, oldest first.
     pub backups: Vec<Backup>,
     pub unreadable: Vec<UnreadableBackup>,
+    /// Backups whose deletion was begun and not finished: nothing of them counts any more.
+    pub begun: Vec<Backup>,
+    /// Backups of ours that are all there but for `backup.info`, and so in nobody's list: being
+    /// published (see `is_being_published`), or without it for good.
+    pub unlisted: Vec<Backup>,
     /// Folders that are no backup, old enough to be swept.
     pub leftovers: Vec<Leftover>,
+    /// DONE backups on a branch that the newest timeline does not descend from: recovery from
+    /// them cannot follow it.
+    pub dead: BTreeSet<BackupId>,
+    /// What lay directly in `wals/` meanwhile.
+    pub top: WalTop,
 }
 
 /// How a backup is asked for.
@@ -61,22 +72,30 @@ impl fmt::Display for BackupSelector {
 }
 
 impl CatalogListing {
+    /// Whether the backup is DONE and recovery from it follows the newest timeline, as far as is
+    /// known.
+    pub fn is_on_line(&self, backup: &Backup) -> bool {
+        backup.is_done() && !self.dead.contains(&backup.id)
+    }
+
     pub fn get(&self, id: &BackupId) -> Option<&Backup> {
         self.backups.iter().find(|backup| backup.id == *id)
     }
 
     /// The id that `selector` stands for. An id stands for itself, there or not. The shortcuts
     /// pick among DONE backups: Barman's `last` can be a failed one, which nobody wants to
-    /// restore.
+    /// restore. `last` is never one of a dead branch, from which the newest timeline cannot be
+    /// reached.
     pub fn resolve(&self, selector: &BackupSelector) -> Result<BackupId, SelectError> {
         let done = || self.backups.iter().filter(|backup| backup.is_done());
-        let failed =
-            || self.backups.iter().filter(|backup| backup.status() == BackupStatus::Failed);
+        let failed = || self.backups.iter().filter(|backup| has_failed(backup));
         let found = match selector {
             BackupSelector::Id(id) => return Ok(id.clone()),
             BackupSelector::Name(name) => return self.named(name),
             BackupSelector::First => done().min_by_key(|backup| age(backup)),
-            BackupSelector::Last => done().max_by_key(|backup| age(backup)),
+            BackupSelector::Last => {
+                done().filter(|backup| self.is_on_line(backup)).max_by_key(|backup| age(backup))
+            }
             BackupSelector::LastFailed => failed().max_by_key(|backup| age(backup)),
         };
         found.map(|backup| backup.id.clone()).ok_or(SelectError::Unknown)
@@ -86,9 +105,8 @@ impl CatalogListing {
     fn named(&self, name: &str) -> Result<BackupId, SelectError> {
         let mut named: Vec<&Backup> =
             self.backups.iter().filter(|backup| backup.name() == Some(name)).collect();
-        let failed = |backup: &Backup| backup.status() == BackupStatus::Failed;
-        if named.iter().any(|backup| !failed(backup)) {
-            named.retain(|backup| !failed(backup));
+        if named.iter().any(|backup| !has_failed(backup)) {
+            named.retain(|backup| !has_failed(backup));
         }
         match named.as_slice() {
             [] => Err(SelectError::Unknown),
@@ -107,6 +125,10 @@ impl CatalogListing {
         done.sort_by_key(|backup| std::cmp::Reverse(age(backup)));
         done
     }
+}
+
+fn has_failed(backup: &Backup) -> bool {
+    matches!(backup.status(), BackupStatus::Failed | BackupStatus::Incomplete)
 }
 
 /// Order by when a backup began; ids alone mislead where Barman wrote them in local time.

@@ -4,7 +4,8 @@
 //! ```text
 //! started.json      claims the id (conditional create)
 //! …tarballs…        crash here: only started.json tells; its age reveals the abandoned run
-//! backup.json       crash behind it: no backup.info, so no backup; swept by the next delete
+//! backup.json       crash after it: no backup.info, so in no list; the next delete finds that
+//!                   everything is there and writes it
 //! backup.info       the switch: from here on both tools list the backup
 //! ```
 
@@ -127,7 +128,11 @@ impl Catalog {
 
     /// Writes an object that must not be there, or be there with this very content: a repeated
     /// run, or our own write whose answer was lost.
-    async fn write_once(&self, key: &ObjectKey, content: Bytes) -> Result<(), CatalogError> {
+    pub(crate) async fn write_once(
+        &self,
+        key: &ObjectKey,
+        content: Bytes,
+    ) -> Result<(), CatalogError> {
         let options = PutOptions::default();
         match self.store().put(key, content.clone(), PutMode::Create, &options).await? {
             PutOutcome::Written => Ok(()),
@@ -140,7 +145,7 @@ impl Catalog {
 }
 
 /// The record as it is published: times in UTC in both files, and no end that was not reached.
-fn publishable(record: &BackupRecord) -> BackupRecord {
+pub(crate) fn publishable(record: &BackupRecord) -> BackupRecord {
     let mut record = record.clone();
     let info = &mut record.info;
     info.begin_time = info.begin_time.as_ref().map(time::in_utc);

@@ -127,7 +127,7 @@ pub(crate) fn recorded_tarballs(
 }
 
 /// Side objects lie in sub-folders and are never tarballs, whatever their names.
-fn lies_in_folder_itself(id: &BackupId, entry: &ListEntry) -> bool {
+pub(crate) fn lies_in_folder_itself(id: &BackupId, entry: &ListEntry) -> bool {
     let folder = entry.key.as_str().rsplit('/').nth(1);
     folder == Some(id.as_str())
 }

@@ -96,14 +96,17 @@ async fn delete(
     if let Some(id) = &plan.absent {
         warn!(backup_id = %id, "the backup does not exist, nothing is deleted");
     }
+    for repair in &plan.repairs {
+        warn!(backup_id = %repair.id(), "the backup is whole but for its backup.info");
+    }
     if args.dry_run {
         report::print(&deleting::dry_run(&plan))?;
         plan.into_result()?;
         return Ok(Exit::Success);
     }
     let summary = retention::apply(catalog, clouds, plan, cancel).await?;
-    let DeleteSummary { backups, objects, wals, snapshots } = summary;
-    info!(backups = backups.len(), objects, wals, snapshots, "deletion completed");
+    let DeleteSummary { backups, objects, wals, snapshots, debris } = summary;
+    info!(backups = backups.len(), objects, wals, snapshots, debris, "deletion completed");
     Ok(Exit::Success)
 }
 

@@ -1,6 +1,6 @@
 //! `barman-cloud-backup-list`: arguments, their resolution, the run.
 
-use crate::catalog::UnreadableBackup;
+use crate::catalog::{BackupStatus, CatalogListing, UnreadableBackup, is_being_published};
 use crate::command::args::{CloudArgs, OwnArgs, TalkArgs, common_args};
 use crate::command::exit::Exit;
 use crate::command::launch::Context;
@@ -10,6 +10,7 @@ use crate::command::place::Place;
 use crate::command::report::{self, Failure};
 use crate::command::value::OutputFormat;
 use clap::Parser;
+use jiff::Timestamp;
 use tracing::warn;
 
 /// The command line as typed.
@@ -45,8 +46,29 @@ pub fn run(args: BackupListArgs, _: &Context) -> Result<Exit, Failure> {
         let UnreadableBackup { id, object, reason, .. } = unreadable;
         warn!(backup_id = %id, %object, %reason, "backup cannot be read");
     }
+    warn_of_what_cannot_be_restored(&listing, now());
     report::print(&match OutputFormat::of(&args.format) {
-        OutputFormat::Console => listing::console(&listing.backups),
-        OutputFormat::Json => listing::json(&listing.backups),
+        OutputFormat::Console => listing::console(&listing),
+        OutputFormat::Json => listing::json(&listing),
     })
+}
+
+fn warn_of_what_cannot_be_restored(listing: &CatalogListing, now: Timestamp) {
+    for backup in listing.unlisted.iter().filter(|backup| !is_being_published(backup, now)) {
+        warn!(
+            backup_id = %backup.id,
+            "the backup is whole but for its backup.info, which the next backup-delete writes"
+        );
+    }
+    for backup in &listing.backups {
+        if let (BackupStatus::Incomplete, Some(reason)) = (backup.status(), &backup.info.error) {
+            warn!(backup_id = %backup.id, %reason, "the backup cannot be restored");
+        }
+        if listing.dead.contains(&backup.id) {
+            warn!(
+                backup_id = %backup.id,
+                "the backup lies on a dead branch: recovery cannot follow the newest timeline"
+            );
+        }
+    }
 }

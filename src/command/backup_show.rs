@@ -41,11 +41,13 @@ pub fn run(args: BackupShowArgs, _: &Context) -> Result<Exit, Failure> {
         return test(&place);
     }
     let catalog = place.catalog()?;
-    let backup = perform_droppable(async {
-        Ok(catalog.select(&args.backup_id, &small_limits(), now()).await?)
+    let (backup, branch) = perform_droppable(async {
+        let backup = catalog.select(&args.backup_id, &small_limits(), now()).await?;
+        let branch = catalog.branch_of(&backup, &small_limits()).await?;
+        Ok((backup, branch))
     })?;
     report::print(&match OutputFormat::of(&args.format) {
-        OutputFormat::Console => showing::console(&backup),
-        OutputFormat::Json => showing::json(&backup),
+        OutputFormat::Console => showing::console(&backup, branch),
+        OutputFormat::Json => showing::json(&backup, branch),
     })
 }

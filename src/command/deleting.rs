@@ -5,7 +5,8 @@ use crate::retention::{DeletePlan, FolderDeletion};
 use crate::store::ObjectKey;
 
 /// One line per group of objects that would go together: a backup, the WAL only it needed, and
-/// what is left in folders that are no backup any more. The keys are a Python list.
+/// what is left in folders that are no backup any more. The keys are a Python list. What no listing
+/// of the store shows has a line of its own.
 pub fn dry_run(plan: &DeletePlan) -> String {
     let mut text = String::new();
     for backup in &plan.backups {
@@ -15,6 +16,7 @@ pub fn dry_run(plan: &DeletePlan) -> String {
     for leftover in &plan.leftovers {
         text.push_str(&folder(leftover));
     }
+    plan.debris.iter().for_each(|debris| text.push_str(&skipping(&debris.to_string())));
     text
 }
 

@@ -98,6 +98,7 @@ pub fn of_catalog(error: &CatalogError) -> Exit {
         CatalogError::Store(error) => of_store(error),
         CatalogError::AbsentBackup { .. }
         | CatalogError::NotDone { .. }
+        | CatalogError::KeepNotChanged { .. }
         | CatalogError::Incomplete(_)
         | CatalogError::OtherCluster { .. }
         | CatalogError::WrittenOtherwise { .. }

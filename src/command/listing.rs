@@ -1,15 +1,17 @@
 //! What `barman-cloud-backup-list` prints (contract §15.1, §15.2).
 
 use crate::catalog::format::{python, time};
-use crate::catalog::{Backup, BackupInfo, Tablespace};
+use crate::catalog::{Backup, BackupInfo, BackupStatus, Branch, CatalogListing, Tablespace};
 use crate::command::python_json::dumps;
 use jiff::Zoned;
 use serde_json::{Map, Value, json};
 
 /// The table, sorted by id. Trailing blanks are part of it.
-pub fn console(backups: &[Backup]) -> String {
+///
+/// What cannot be restored, or not to the present, has a word of ours where Barman leaves a blank.
+pub fn console(listing: &CatalogListing) -> String {
     let mut text = row(["Backup ID", "End Time", "Begin Wal", "Archival Status", "Name"]);
-    for backup in sorted(backups) {
+    for backup in sorted(&listing.backups) {
         let end_time = backup.info.end_time.as_ref().map(|time| {
             // In the zone it was written with: what the operator's clock said.
             time.strftime("%Y-%m-%d %H:%M:%S").to_string()
@@ -18,7 +20,7 @@ pub fn console(backups: &[Backup]) -> String {
             backup.id.as_str(),
             end_time.as_deref().unwrap_or(""),
             backup.info.begin_wal.as_deref().unwrap_or(""),
-            &archival_status(backup),
+            &archival_status(backup, branch_of(listing, backup)),
             backup.name().unwrap_or(""),
         ]));
     }
@@ -26,9 +28,14 @@ pub fn console(backups: &[Backup]) -> String {
 }
 
 /// One line: `{"backups_list": […]}`, sorted by id.
-pub fn json(backups: &[Backup]) -> String {
-    let backups: Vec<Value> = sorted(backups).into_iter().map(backup_value).collect();
+pub fn json(listing: &CatalogListing) -> String {
+    let value = |backup: &Backup| backup_value(backup, branch_of(listing, backup));
+    let backups: Vec<Value> = sorted(&listing.backups).into_iter().map(value).collect();
     format!("{}\n", dumps(&json!({ "backups_list": backups })))
+}
+
+fn branch_of(listing: &CatalogListing, backup: &Backup) -> Branch {
+    if listing.dead.contains(&backup.id) { Branch::Dead } else { Branch::OnLine }
 }
 
 fn sorted(backups: &[Backup]) -> Vec<&Backup> {
@@ -38,21 +45,30 @@ fn sorted(backups: &[Backup]) -> Vec<&Backup> {
 }
 
 fn row([id, end_time, begin_wal, status, name]: [&str; 5]) -> String {
-    format!("{id:<20}{end_time:<25}{begin_wal:<30}{status:<17}{name:<20}\n")
+    // A blank before the name, however long the status is.
+    format!("{id:<20}{end_time:<25}{begin_wal:<30}{status:<16} {name:<20}\n")
 }
 
-fn archival_status(backup: &Backup) -> String {
-    if !backup.is_done() {
-        return backup.status().to_string();
+fn archival_status(backup: &Backup, branch: Branch) -> String {
+    match backup.status() {
+        BackupStatus::Done => {}
+        BackupStatus::Incomplete => return "INCOMPLETE".into(),
+        other => return other.to_string(),
     }
-    match &backup.keep {
+    let kept = match &backup.keep {
         Some(keep) if !keep.as_str().is_empty() => format!("KEEP:{}", keep.as_str().to_uppercase()),
         _ => String::new(),
+    };
+    match (branch, kept.is_empty()) {
+        (Branch::Dead, true) => "DEAD BRANCH".into(),
+        (Branch::Dead, false) => format!("{kept},DEAD"),
+        (Branch::OnLine | Branch::Unknown, _) => kept,
     }
 }
 
-/// A backup as a JSON object: the keys of `backup.info` in their order, then what is derived.
-pub fn backup_value(backup: &Backup) -> Value {
+/// A backup as a JSON object: the keys of `backup.info` in their order, then what is derived, and
+/// `branch` for one of a dead branch, which Barman does not know.
+pub fn backup_value(backup: &Backup, branch: Branch) -> Value {
     let info = &backup.info;
     let mut object = Map::new();
     for (key, value) in info_values(info) {
@@ -67,6 +83,9 @@ pub fn backup_value(backup: &Backup) -> Value {
     }
     if let Some(end_time) = &info.end_time {
         object.insert("end_time_iso".into(), json!(time::python_iso(end_time)));
+    }
+    if branch == Branch::Dead {
+        object.insert("branch".into(), json!("dead"));
     }
     Value::Object(object)
 }
@@ -135,7 +154,7 @@ mod tests {
 
     async fn listed(catalog: &Catalog) -> (String, String) {
         let listing = catalog.load(&limits(), now()).await.expect("loads");
-        (console(&listing.backups), json(&listing.backups))
+        (console(&listing), json(&listing))
     }
 
     #[tokio::test]
@@ -146,7 +165,14 @@ mod tests {
             ("lab", "sigint2", "srv", "sigint2"),
             ("lab", "sb", "srv", "sb"),
         ] {
-            let (console, json) = listed(&fixtures::catalog(bucket, prefix, server).await).await;
+            let catalog = fixtures::catalog(bucket, prefix, server).await;
+            if prefix == "sb" {
+                // The fixture is without its tarballs.
+                let folder = "sb/srv/base/20261121T000016";
+                write(catalog.store(), &format!("{folder}/data.tar"), "x").await;
+                write(catalog.store(), &format!("{folder}/16384.tar"), "x").await;
+            }
+            let (console, json) = listed(&catalog).await;
             let expected = |form| fixtures::expected_output(&format!("{name}-backup-list.{form}"));
             assert_eq!(console, expected("console.txt"), "{name}");
             assert_eq!(json, expected("json"), "{name}");
@@ -180,6 +206,40 @@ mod tests {
         assert!(json.contains("\"end_time\": null") && !json.contains("end_time_iso"));
     }
 
+    #[tokio::test]
+    async fn a_backup_that_lost_a_tarball_is_shown_as_failed_without_an_end() {
+        let catalog = fixtures::catalog("contract", "pg15", "main").await;
+        let key = "pg15/main/base/20261120T235852/data_0002.tar";
+        catalog
+            .delete_one(crate::store::ObjectKey::parse(key).expect("key"))
+            .await
+            .expect("deletes");
+        let listing = catalog.load(&limits(), now()).await.expect("loads");
+        let console = console(&listing);
+        let row = console.lines().find(|row| row.starts_with("20261120T235852")).expect("row");
+        assert!(row.contains("INCOMPLETE") && !row.contains("2026-"), "{row}");
+        let json = json(&listing);
+        let value: serde_json::Value = serde_json::from_str(&json).expect("json");
+        let backup = &value["backups_list"][1];
+        assert_eq!((&backup["status"], &backup["end_time"]), (&"FAILED".into(), &().into()));
+        assert!(backup.get("end_time_iso").is_none());
+        assert_eq!(
+            backup["error"],
+            "backup \"20261120T235852\" is incomplete: tarball \"data_0002.tar\" is missing"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_backup_of_a_dead_branch_is_marked_in_both_forms() {
+        let catalog = fixtures::catalog("contract", "pg15", "main").await;
+        let history = "1\t0/100000\tx\n2\t0/200000\tx\n";
+        write(catalog.store(), "pg15/main/wals/00000003.history", history).await;
+        let (console, json) = listed(&catalog).await;
+        assert_eq!(console.matches("DEAD BRANCH").count(), 4, "{console}");
+        assert!(console.contains("KEEP:STANDALONE,DEAD "), "{console}");
+        assert_eq!(json.matches("\"branch\": \"dead\"").count(), 5, "{json}");
+    }
+
     /// Observed with Barman 3.19.1.
     #[tokio::test]
     async fn times_stay_in_their_zone_and_unknown_values_are_null() {
@@ -187,6 +247,7 @@ mod tests {
         let text = "status=DONE\nend_time=2026-01-02 03:04:05.5+05:30\nincluded_files=['/a', '/b']\n\
                     children_backup_ids=20250102T000000,20250103T000000\n";
         write(catalog.store(), "p/main/base/20260101T000000/backup.info", text).await;
+        write(catalog.store(), "p/main/base/20260101T000000/data.tar", "x").await;
         let (console, json) = listed(&catalog).await;
         let row = console.lines().nth(1).expect("row");
         assert_eq!(row.trim_end(), "20260101T000000     2026-01-02 03:04:05");

@@ -1,18 +1,18 @@
 //! What `barman-cloud-backup-show` prints (contract §15.3, §15.4).
 
 use crate::catalog::format::{python, time};
-use crate::catalog::{Backup, BackupInfo, BackupStatus};
+use crate::catalog::{Backup, BackupInfo, BackupStatus, Branch};
 use crate::command::listing::backup_value;
 use crate::command::python_json::dumps;
 use serde_json::{Map, Value};
 use std::fmt::Display;
 
 /// Sections of labelled rows.
-pub fn console(backup: &Backup) -> String {
+pub fn console(backup: &Backup, branch: Branch) -> String {
     let mut report = Report { text: format!("Backup {}:\n", backup.id) };
     let info = &backup.info;
     let ended = matches!(info.status(), BackupStatus::Done | BackupStatus::WaitingForWals);
-    general(&mut report, info, ended);
+    general(&mut report, info, ended, branch);
     server_information(&mut report, info);
     if ended {
         snapshot_information(&mut report, info);
@@ -28,10 +28,10 @@ pub fn console(backup: &Backup) -> String {
 }
 
 /// One line: the backup under the server name its `backup.info` has, `cloud` for object stores.
-pub fn json(backup: &Backup) -> String {
+pub fn json(backup: &Backup, branch: Branch) -> String {
     // Without a server name the key is Python's null, as Barman prints it.
     let key = backup.info.server_name.as_deref().unwrap_or("null");
-    let object = Map::from_iter([(key.to_string(), backup_value(backup))]);
+    let object = Map::from_iter([(key.to_string(), backup_value(backup, branch))]);
     format!("{}\n", dumps(&Value::Object(object)))
 }
 
@@ -65,7 +65,7 @@ impl Report {
     }
 }
 
-fn general(report: &mut Report, info: &BackupInfo, ended: bool) {
+fn general(report: &mut Report, info: &BackupInfo, ended: bool, branch: Branch) {
     let none = || "None".to_string();
     if let Some(name) = &info.backup_name {
         report.row("Backup Name", name);
@@ -75,6 +75,9 @@ fn general(report: &mut Report, info: &BackupInfo, ended: bool) {
         report.row("System Id", system_identifier);
     }
     report.row("Status", info.status());
+    if branch == Branch::Dead {
+        report.row("Branch", "dead, recovery cannot follow the newest timeline");
+    }
     if ended {
         let version = info.version.map_or_else(none, |version| version.to_string());
         report.row("PostgreSQL Version", version);
@@ -246,7 +249,8 @@ mod tests {
 
     async fn shown(catalog: &Catalog, backup: &str) -> (String, String) {
         let backup = catalog.select(backup, &limits(), now()).await.expect(backup);
-        (console(&backup), json(&backup))
+        let branch = catalog.branch_of(&backup, &limits()).await.expect("asks");
+        (console(&backup, branch), json(&backup, branch))
     }
 
     #[tokio::test]
@@ -284,6 +288,12 @@ mod tests {
             ("sb", "first", "sb-backup-show.first.console.txt"),
         ] {
             let catalog = fixtures::catalog("lab", prefix, "srv").await;
+            if prefix == "sb" {
+                // The fixture is without its tarballs.
+                let folder = "sb/srv/base/20261121T000016";
+                write(catalog.store(), &format!("{folder}/data.tar"), "x").await;
+                write(catalog.store(), &format!("{folder}/16384.tar"), "x").await;
+            }
             assert_eq!(shown(&catalog, backup).await.0, expected_output(name), "{name}");
         }
     }
@@ -305,6 +315,7 @@ mod tests {
              compression=gzip\nsummarize_wal=on\nchildren_backup_ids=a,b\n\
              copy_stats={'copy_time': 3000000.0, 'analysis_time': 5.5}\n";
         write(catalog.store(), key, filled).await;
+        write(catalog.store(), "p/main/base/20260101T000000/data.tar", "x").await;
         let (text, _) = shown(&catalog, "20260101T000000").await;
         assert_eq!(
             text,

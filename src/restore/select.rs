@@ -1,6 +1,6 @@
 //! Which backup: by its id or name, or the best one for a recovery target (contract §13.1).
 
-use crate::catalog::{Backup, BackupId, Catalog, CatalogListing};
+use crate::catalog::{Backup, BackupId, BackupStatus, Catalog, CatalogListing};
 use crate::flow::Limits;
 use crate::restore::{RestoreError, RestoreOptions, Unfinished};
 use crate::wal::{Lsn, TimelineId};
@@ -57,6 +57,10 @@ pub async fn select(
             listing.get(&id).cloned().ok_or(RestoreError::NoCandidate)?
         }
     };
+    if backup.status() == BackupStatus::Incomplete {
+        // Says which tarball is missing.
+        backup.tarballs().map_err(RestoreError::Tarballs)?;
+    }
     if !backup.is_done() && options.unfinished == Unfinished::Refuse {
         let (id, status) = (backup.id.clone(), backup.status());
         return Err(RestoreError::NotDone { id, status });

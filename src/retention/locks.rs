@@ -1,9 +1,9 @@
 //! Object locks: asked of every object first, in parallel, so that a backup goes as a whole or
-//! stays as a whole. Barman asks batch by batch and deletes the unlocked ones.
+//! stays as a whole, and again just before it goes. Barman asks batch by batch and deletes the
+//! unlocked ones.
 
-use crate::catalog::Catalog;
+use crate::catalog::{BackupId, Catalog};
 use crate::flow::Limits;
-use crate::retention::select::Doomed;
 use crate::retention::{RetentionError, Selection};
 use crate::store::{ObjectKey, ObjectLock, StoreError};
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -25,29 +25,41 @@ pub async fn spare_locked(
     }
     let mut unlocked = Vec::new();
     for doomed in std::mem::take(&mut selection.doomed) {
-        match first_lock(catalog, &doomed, limits, now).await.map_err(store_error)? {
+        let keys = doomed.objects().iter().map(|entry| entry.key.clone()).collect();
+        match locked(catalog, doomed.id(), keys, limits, now).await? {
             None => unlocked.push(doomed),
-            Some((key, lock)) => selection.hindrances.push(RetentionError::Locked {
-                id: doomed.id().clone(),
-                object: catalog.store().url_of(&key),
-                lock: match lock {
-                    ObjectLock::LegalHold => "by a legal hold".into(),
-                    ObjectLock::RetainedUntil(until) => format!("until {until}"),
-                },
-            }),
+            Some(locked) => selection.hindrances.push(locked),
         }
     }
     selection.doomed = unlocked;
     Ok(())
 }
 
+/// Why the objects of a backup cannot go: the first that is locked.
+pub async fn locked(
+    catalog: &Catalog,
+    id: &BackupId,
+    keys: Vec<ObjectKey>,
+    limits: &Limits,
+    now: Timestamp,
+) -> Result<Option<RetentionError>, RetentionError> {
+    let found = first_lock(catalog, keys, limits, now).await.map_err(store_error)?;
+    Ok(found.map(|(key, lock)| RetentionError::Locked {
+        id: id.clone(),
+        object: catalog.store().url_of(&key),
+        lock: match lock {
+            ObjectLock::LegalHold => "by a legal hold".into(),
+            ObjectLock::RetainedUntil(until) => format!("until {until}"),
+        },
+    }))
+}
+
 async fn first_lock(
     catalog: &Catalog,
-    doomed: &Doomed<'_>,
+    keys: Vec<ObjectKey>,
     limits: &Limits,
     now: Timestamp,
 ) -> Result<Option<(ObjectKey, ObjectLock)>, StoreError> {
-    let keys: Vec<ObjectKey> = doomed.objects().iter().map(|entry| entry.key.clone()).collect();
     let mut locks = stream::iter(keys)
         .map(|key| async move {
             let lock = catalog.store().lock_of(&key, now).await?;

@@ -9,6 +9,8 @@
 //! that cannot be read, a timeline without history) the WAL stays and the command says so.
 
 mod apply;
+mod clusters;
+mod debris;
 mod error;
 mod locks;
 mod needs;
@@ -17,21 +19,19 @@ mod policy;
 mod select;
 mod snapshots;
 mod steps;
+mod wal;
 
 pub use apply::{DeleteSummary, apply};
 pub use error::RetentionError;
-pub use plan::{BackupDeletion, DeletePlan, FolderDeletion};
+pub use plan::{BackupDeletion, DeletePlan, FolderDeletion, Repair};
 pub use policy::{RetentionPolicy, RetentionPolicyError};
 pub use select::{DeleteTarget, Selection};
 pub use snapshots::SnapshotDeletion;
 
-use crate::catalog::{BackupId, Catalog, CatalogListing, Leftover, WalTop};
+use crate::catalog::{BackupId, Catalog, CatalogListing, KeepTarget, Leftover, is_being_published};
 use crate::flow::{Cancel, Limits};
-use crate::retention::plan::assemble;
-use crate::retention::select::{Unselected, by_policy, by_selector};
-use crate::retention::steps::Steps;
-use crate::store::ObjectKey;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use crate::retention::plan::{LockRecheck, assemble};
+use crate::retention::select::{Unselected, add_begun, by_policy, by_selector};
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 
@@ -62,34 +62,54 @@ pub async fn plan(
 ) -> Result<DeletePlan, RetentionError> {
     let listing = catalog.load(limits, now).await?;
     let mut selection = select(catalog, &listing, target, options, now)?;
+    add_begun(&listing, &mut selection);
     if options.locks == LockCheck::Check {
         locks::spare_locked(catalog, &mut selection, limits, now).await?;
     }
     cancel.check()?;
     let snapshots = snapshots::of_selection(catalog, &mut selection).await?;
-    // Locked backups stay, so what WAL is needed can only be told behind that check.
-    let top = match selection.doomed.is_empty() {
-        true => WalTop::default(),
-        false => catalog.wal_top().await?,
+    // Locked backups stay, so what WAL is needed can only be told after that check.
+    let obsolete = match selection.doomed.is_empty() {
+        true => BTreeMap::new(),
+        false => wal::obsolete(catalog, &listing, &mut selection, limits, now, cancel).await?,
     };
-    let histories = catalog.histories(&top.files, limits).await?;
-    let mut steps = Steps::new(&listing, &selection.doomed, histories, now);
-    let obsolete = obsolete_wal(catalog, &mut steps, top, cancel).await?;
-    selection.hindrances.extend(steps.unknown());
     selection.hindrances.extend(unjudged(&listing, &selection));
-    let left = leftovers(catalog, &listing, &mut selection).await?;
-    Ok(assemble(selection, left, snapshots, obsolete))
+    let left = leftovers(catalog, &listing, &mut selection, options, limits, now).await?;
+    let debris = debris::abandoned(catalog, &listing, now).await;
+    let mut plan = assemble(selection, left, snapshots, obsolete);
+    plan.debris = debris;
+    plan.repairs = repairs(&listing, now);
+    plan.standalone = standalone(&listing);
+    let recheck = || LockRecheck { limits: limits.clone(), now };
+    plan.locks = (options.locks == LockCheck::Check).then(recheck);
+    Ok(plan)
 }
 
-/// What is swept, with the snapshots that may have been left with it.
+/// What is swept, with the snapshots that may have been left with it. What is kept or locked
+/// stays.
 async fn leftovers(
     catalog: &Catalog,
     listing: &CatalogListing,
     selection: &mut Selection<'_>,
+    options: &DeleteOptions,
+    limits: &Limits,
+    now: Timestamp,
 ) -> Result<Vec<(Leftover, SnapshotDeletion)>, RetentionError> {
     let mut left = Vec::new();
     for leftover in &listing.leftovers {
-        match snapshots::of_leftover(catalog, &leftover.id).await? {
+        let id = &leftover.id;
+        if leftover.keep.is_some() {
+            tracing::warn!(backup_id = %id, "what is left of this backup is kept, and not swept");
+            continue;
+        }
+        if options.locks == LockCheck::Check {
+            let keys = leftover.objects.iter().map(|entry| entry.key.clone()).collect();
+            if let Some(locked) = locks::locked(catalog, id, keys, limits, now).await? {
+                selection.hindrances.push(locked);
+                continue;
+            }
+        }
+        match snapshots::of_leftover(catalog, id).await? {
             Ok(deletion) => left.push((leftover.clone(), deletion)),
             Err(reason) => {
                 let id = leftover.id.clone();
@@ -100,30 +120,32 @@ async fn leftovers(
     Ok(left)
 }
 
-/// The WAL files that go, by the step that makes them obsolete. Folders from which none can go
-/// are not listed: a nightly run reads some of the archive's folders and not all of its files.
-async fn obsolete_wal(
-    catalog: &Catalog,
-    steps: &mut Steps,
-    top: WalTop,
-    cancel: &Cancel,
-) -> Result<BTreeMap<usize, Vec<ObjectKey>>, RetentionError> {
-    let mut folders = top.folders;
-    folders.retain(|folder| folder.log().is_none_or(|log| steps.may_take_from(log)));
-    let direct = stream::iter(top.files).map(Ok);
-    let mut files = direct.chain(catalog.wals_in(folders));
-    let mut obsolete: BTreeMap<usize, Vec<ObjectKey>> = BTreeMap::new();
-    while let Some(object) = files.try_next().await? {
-        cancel.check()?;
-        if let Some(step) = steps.obsolete_since(&object.name) {
-            obsolete.entry(step).or_default().push(object.key);
+/// The entries that are written again: of backups that are whole, and of those that were kept
+/// while their deletion began.
+fn repairs(listing: &CatalogListing, now: Timestamp) -> Vec<Repair> {
+    let unlisted = listing.unlisted.iter().filter(|backup| !is_being_published(backup, now));
+    let unlisted = unlisted.filter_map(|backup| backup.record.clone());
+    let unlisted = unlisted.map(|record| Repair::Unlisted(Box::new(record)));
+    let begun = listing.begun.iter().filter(|backup| backup.keep.is_some());
+    let mut repairs: Vec<Repair> = unlisted.collect();
+    for backup in begun {
+        match backup.tarballs() {
+            Ok(_) => repairs.push(Repair::Begun(backup.id.clone())),
+            Err(reason) => {
+                tracing::warn!(backup_id = %backup.id, %reason, "a half-deleted backup is kept");
+            }
         }
     }
-    Ok(obsolete)
+    repairs
+}
+
+fn standalone(listing: &CatalogListing) -> Vec<BackupId> {
+    let kept = listing.backups.iter().filter(|b| b.kept() == Some(KeepTarget::Standalone));
+    kept.map(|backup| backup.id.clone()).collect()
 }
 
 /// Backups that cannot be read and are not to go: each is an error of the command, as with
-/// Barman, but behind everything that can be done.
+/// Barman, but after everything that can be done.
 fn unjudged(listing: &CatalogListing, selection: &Selection<'_>) -> Vec<RetentionError> {
     let goes = |id: &BackupId| selection.doomed.iter().any(|doomed| doomed.id() == id);
     let stays = listing.unreadable.iter().filter(|unreadable| !goes(&unreadable.id));
@@ -159,6 +181,10 @@ fn select<'a>(
     }
 }
 
+#[cfg(test)]
+mod broken_tests;
+#[cfg(test)]
+mod line_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]

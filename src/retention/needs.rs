@@ -9,11 +9,17 @@
 //! - a higher timeline is not needed when its history file shows that it branched off before
 //!   the backup began, or descends from elsewhere; without history file it is needed.
 //!
+//! - what the cluster writes now is needed, backup or not: after a recovery to before the last
+//!   backup no backup may be on the newest timeline, and the next one, which may be running, on
+//!   this host or on a standby that is late, needs what is there (see `add_open_line`).
+//!
 //! History files are never deleted: they are small and tell what everything else is.
 
-use crate::catalog::{Backup, BackupId, BackupStatus, KeepTarget, WalLog};
-use crate::wal::{Lsn, TimelineHistory, TimelineId, WalFileKind, WalFileName, WalSegment};
-use jiff::{SignedDuration, Timestamp};
+use crate::catalog::{Backup, BackupId, BackupStatus, KeepTarget, Line, WalLog};
+use crate::wal::{
+    Lsn, SegmentSize, TimelineHistory, TimelineId, WalFileKind, WalFileName, WalSegment,
+};
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 /// The history files of an archive, by timeline.
@@ -55,9 +61,6 @@ struct Range {
     begin: (TimelineId, Position),
     end: (TimelineId, Position),
 }
-
-/// Hosts disagree about the time by less than this.
-const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_hours(1);
 
 impl WalNeeds {
     /// Whether the file must stay, as far as `histories` tell.
@@ -106,19 +109,26 @@ impl WalNeeds {
         }
     }
 
-    /// What a running backup needs. Ours have not told PostgreSQL's position yet; they begin
-    /// after every backup that began before them.
-    pub fn add_running(&mut self, running: &Backup, all: &[Backup]) {
-        if running.begin_segment().is_some() {
-            return self.add(running);
-        }
-        let surely_before = running.began().checked_sub(CLOCK_SKEW_MAX).unwrap_or(Timestamp::MIN);
-        let earlier = all.iter().filter(|backup| {
-            backup.is_done() && backup.begin_segment().is_some() && backup.began() < surely_before
-        });
-        match earlier.max_by_key(|backup| backup.began()) {
-            Some(backup) => self.add_all_from(backup),
+    /// What a running backup needs. Ours have not told PostgreSQL's position yet, and what their
+    /// clock says does not tell it either: a standby begins a backup at its last restart point,
+    /// hours before the newest segment and perhaps on the timeline before.
+    pub fn add_running(&mut self, running: &Backup) {
+        match running.begin_segment() {
+            Some(_) => self.add(running),
             None => self.everything = true,
+        }
+    }
+
+    /// Everything on the newest timeline, and on those that it descends from up to where it left
+    /// them. For a line from which no DONE backup can be recovered: nothing tells yet from where
+    /// on it is needed.
+    pub fn add_open_line(&mut self, line: &Line, size: SegmentSize) {
+        let all = |timeline, end| Range { begin: (timeline, 0), end: (timeline, end) };
+        self.ranges.push(all(line.timeline(), Position::MAX));
+        for switch in line.switches() {
+            let last = WalSegment::containing(switch.parent, switch.at, size);
+            let name = WalFileName::of_segment(last, size);
+            self.ranges.push(all(switch.parent, position(&name).unwrap_or(Position::MAX)));
         }
     }
 
@@ -193,11 +203,11 @@ impl Place {
     }
 }
 
-/// Whether the backup can be recovered to any later time as long as its WAL is there.
+/// Whether the backup can be recovered to any later time as long as its WAL is there. One that
+/// has lost a tarball may get it back, from a bucket with versions or from a copy.
 pub fn is_recoverable(backup: &Backup) -> bool {
-    let status = backup.status();
-    let ended =
-        matches!(status, BackupStatus::Done | BackupStatus::WaitingForWals | BackupStatus::Syncing);
+    use BackupStatus::{Done, Incomplete, Syncing, WaitingForWals};
+    let ended = matches!(backup.status(), Done | WaitingForWals | Syncing | Incomplete);
     ended && backup.kept() != Some(KeepTarget::Standalone)
 }
 

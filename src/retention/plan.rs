@@ -6,10 +6,12 @@
 //! Memory: the WAL archive is streamed; what is held is the key of each WAL file that goes, with
 //! 40 bytes beside it: 8 MB for 1 TB of WAL in segments of 16 MiB and keys of 80 bytes.
 
-use crate::catalog::{BackupId, Leftover, TarballName};
+use crate::catalog::{BackupId, BackupRecord, Leftover, TarballName};
+use crate::flow::Limits;
 use crate::retention::select::Doomed;
 use crate::retention::{RetentionError, Selection, SnapshotDeletion};
-use crate::store::{ListEntry, ObjectKey};
+use crate::store::{Debris, ListEntry, ObjectKey};
+use jiff::Timestamp;
 use std::collections::BTreeMap;
 
 /// Everything that goes, in order.
@@ -19,10 +21,44 @@ pub struct DeletePlan {
     pub backups: Vec<BackupDeletion>,
     /// Folders that are no backup any more.
     pub leftovers: Vec<FolderDeletion>,
+    /// Backups that are whole but for their entry, which is written again.
+    pub repairs: Vec<Repair>,
+    /// How locks are looked for again, just before each backup goes.
+    pub locks: Option<LockRecheck>,
+    /// Backups of whose WAL only a part is held, because their keeps are standalone: should that
+    /// change meanwhile, no WAL goes.
+    pub standalone: Vec<BackupId>,
+    /// Temporary objects of runs that were killed.
+    pub debris: Vec<Debris>,
     /// The id that was asked for and is not there.
     pub absent: Option<BackupId>,
     /// What should go and cannot; the rest of the plan is sound without it.
     pub hindrances: Vec<RetentionError>,
+}
+
+/// A backup that is whole and in nobody's list.
+#[derive(Debug)]
+pub enum Repair {
+    /// Its record tells everything.
+    Unlisted(Box<BackupRecord>),
+    /// A deletion took its entry away, and a keep was set meanwhile.
+    Begun(BackupId),
+}
+
+impl Repair {
+    pub fn id(&self) -> &BackupId {
+        match self {
+            Self::Unlisted(record) => &record.id,
+            Self::Begun(id) => id,
+        }
+    }
+}
+
+/// What asking for locks takes.
+#[derive(Debug)]
+pub struct LockRecheck {
+    pub limits: Limits,
+    pub now: Timestamp,
 }
 
 /// One backup and the WAL that only it needed.
@@ -41,8 +77,21 @@ pub struct FolderDeletion {
     pub snapshots: SnapshotDeletion,
     /// Tarballs in their order, then everything else.
     pub objects: Vec<ObjectKey>,
-    /// What makes it a backup, last of all: as long as it is there the deletion can be repeated.
+    /// What makes it a backup. Of one that is listed, `backup.info` goes first of all, and what
+    /// else tells of it last: as long as any of that is there the deletion can be repeated.
     pub entry: Vec<ObjectKey>,
+}
+
+impl FolderDeletion {
+    /// Whether somebody's list has it.
+    pub fn is_listed(&self) -> bool {
+        self.entry.iter().any(|key| key.file_name() == BACKUP_INFO)
+    }
+
+    /// What goes last.
+    pub fn last(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.entry.iter().filter(|key| key.file_name() != BACKUP_INFO)
+    }
 }
 
 impl DeletePlan {
@@ -74,8 +123,11 @@ pub fn assemble(
         leftovers: leftovers.into_iter().map(leftover).collect(),
         absent: selection.absent,
         hindrances: selection.hindrances,
+        ..DeletePlan::default()
     }
 }
+
+const BACKUP_INFO: &str = "backup.info";
 
 /// The objects of a folder in the order in which they go.
 fn folder_deletion(
@@ -83,7 +135,7 @@ fn folder_deletion(
     objects: &[ListEntry],
     snapshots: SnapshotDeletion,
 ) -> FolderDeletion {
-    const ENTRY: [&str; 3] = ["started.json", "backup.json", "backup.info"];
+    const ENTRY: [&str; 4] = ["started.json", "backup.json", "deletion.json", BACKUP_INFO];
     let entry_rank = |key: &ObjectKey| {
         let in_folder = key.as_str().rsplit('/').nth(1) == Some(id.as_str());
         ENTRY.iter().position(|name| in_folder && *name == key.file_name())

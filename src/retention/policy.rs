@@ -58,19 +58,23 @@ impl RetentionPolicy {
     /// The obsolete backups, oldest first.
     ///
     /// `newest_first` are the DONE backups; others get no verdict. Kept backups are never
-    /// obsolete, nor are the ancestors of a backup that stays.
+    /// obsolete, nor are the ancestors of a backup that stays. One that does not `count`, because
+    /// the cluster's present cannot be reached from it, is never the reason why another may go.
     pub fn obsolete(
         &self,
         newest_first: &[&Backup],
+        counts: impl Fn(&Backup) -> bool,
         minimum_redundancy: u32,
         now: Timestamp,
     ) -> Vec<BackupId> {
         let mut obsolete = match self {
-            Self::Redundancy(count) => beyond_count(newest_first, (*count).max(minimum_redundancy)),
+            Self::Redundancy(count) => {
+                beyond_count(newest_first, counts, (*count).max(minimum_redundancy))
+            }
             Self::RecoveryWindow { days } => {
                 let window = SignedDuration::from_hours(24 * i64::from(*days));
                 let begin = now.checked_sub(window).unwrap_or(Timestamp::MIN);
-                beyond_window(newest_first, begin, minimum_redundancy)
+                beyond_window(newest_first, counts, begin, minimum_redundancy)
             }
         };
         retain_ancestors(newest_first, &mut obsolete);
@@ -88,28 +92,40 @@ impl fmt::Display for RetentionPolicy {
 }
 
 /// Kept backups use up places too, as with Barman.
-fn beyond_count<'a>(newest_first: &[&'a Backup], count: u32) -> Vec<&'a Backup> {
+fn beyond_count<'a>(
+    newest_first: &[&'a Backup],
+    counts: impl Fn(&Backup) -> bool,
+    count: u32,
+) -> Vec<&'a Backup> {
     let places = usize::try_from(count).unwrap_or(usize::MAX);
-    newest_first.iter().skip(places).filter(|backup| backup.kept().is_none()).copied().collect()
+    let (mut obsolete, mut retained) = (Vec::new(), 0);
+    for backup in newest_first {
+        if retained >= places && backup.kept().is_none() {
+            obsolete.push(*backup);
+        }
+        retained += usize::from(counts(backup));
+    }
+    obsolete
 }
 
 /// Everything stays up to and including the first backup that ended before the window: from it
 /// recovery reaches the window's beginning.
 fn beyond_window<'a>(
     newest_first: &[&'a Backup],
+    counts: impl Fn(&Backup) -> bool,
     begin: Timestamp,
     minimum_redundancy: u32,
 ) -> Vec<&'a Backup> {
     let (mut obsolete, mut retained, mut covered) = (Vec::new(), 0, false);
     for backup in newest_first {
-        if !covered {
-            let end_time = backup.info.end_time.as_ref();
-            covered = end_time.is_some_and(|end| end.timestamp() < begin);
-            retained += 1;
-        } else if retained < minimum_redundancy {
-            retained += 1;
-        } else if backup.kept().is_none() {
+        let stays = !covered || retained < minimum_redundancy;
+        if !stays && backup.kept().is_none() {
             obsolete.push(*backup);
+        }
+        if stays && counts(backup) {
+            retained += 1;
+            let end_time = backup.info.end_time.as_ref();
+            covered |= end_time.is_some_and(|end| end.timestamp() < begin);
         }
     }
     obsolete
@@ -161,7 +177,7 @@ mod tests {
     fn obsolete(policy: &str, backups: &[Backup], minimum: u32) -> BTreeSet<usize> {
         let newest_first: Vec<&Backup> = backups.iter().collect();
         let policy = RetentionPolicy::parse(policy).expect(policy);
-        let ids = policy.obsolete(&newest_first, minimum, NOW);
+        let ids = policy.obsolete(&newest_first, |_| true, minimum, NOW);
         let index = |id: &BackupId| backups.iter().position(|backup| backup.id == *id);
         ids.iter().map(|id| index(id).expect("one of them")).collect()
     }
@@ -222,6 +238,31 @@ mod tests {
         backups[0].info.parent_backup_id = Some(backups[1].id.to_string());
         backups[1].info.parent_backup_id = Some(backups[2].id.to_string());
         assert_eq!(obsolete("REDUNDANCY 1", &backups, 0), BTreeSet::from([3]));
+    }
+
+    #[test]
+    fn a_backup_that_does_not_count_is_no_reason_to_delete_another() {
+        let backups = [1, 2, 3, 4, 5].map(|day| backup(24 * day - 12, false));
+        let newest_first: Vec<&Backup> = backups.iter().collect();
+        // The two newest lie on a dead branch.
+        let counts = |backup: &Backup| backup.id != backups[0].id && backup.id != backups[1].id;
+        for (policy, minimum, left) in [
+            ("REDUNDANCY 1", 0, 3),
+            ("REDUNDANCY 2", 0, 4),
+            ("REDUNDANCY 1", 3, 5),
+            ("RECOVERY WINDOW OF 0 DAYS", 0, 3),
+            ("RECOVERY WINDOW OF 0 DAYS", 2, 4),
+        ] {
+            let parsed = RetentionPolicy::parse(policy).expect(policy);
+            let obsolete = parsed.obsolete(&newest_first, counts, minimum, NOW);
+            assert_eq!(backups.len() - obsolete.len(), left, "{policy} {minimum}");
+            assert!(obsolete.iter().all(|id| *id != backups[2].id), "{policy} {minimum}");
+        }
+        // They go like any other when enough that count are newer.
+        let dead_last = |backup: &Backup| backup.id != backups[4].id;
+        let policy = RetentionPolicy::Redundancy(2);
+        let obsolete = policy.obsolete(&newest_first, dead_last, 0, NOW);
+        assert!(obsolete.contains(&backups[4].id));
     }
 
     /// The contract's words, one backup at a time.

@@ -74,7 +74,8 @@ pub fn by_policy(
     minimum_redundancy: u32,
     now: Timestamp,
 ) -> Selection<'_> {
-    let ids = policy.obsolete(&listing.done_newest_first(), minimum_redundancy, now);
+    let counts = |backup: &Backup| listing.is_on_line(backup);
+    let ids = policy.obsolete(&listing.done_newest_first(), counts, minimum_redundancy, now);
     let doomed = ids.iter().filter_map(|id| listing.get(id)).map(Doomed::Backup).collect();
     Selection { doomed, ..Selection::default() }
 }
@@ -93,7 +94,11 @@ pub fn by_selector<'a>(
     let doomed = match (listing.get(&id), unreadable()) {
         (Some(backup), _) => Doomed::Backup(backup),
         (None, Some(unreadable)) => Doomed::Unreadable(unreadable),
-        (None, None) => return Ok(Selection { absent: Some(id), ..Selection::default() }),
+        (None, None) => {
+            // One whose deletion was begun is finished in any case.
+            let begun = listing.begun.iter().any(|backup| backup.id == id);
+            return Ok(Selection { absent: (!begun).then_some(id), ..Selection::default() });
+        }
     };
     let refusals = [
         kept(&doomed),
@@ -106,6 +111,17 @@ pub fn by_selector<'a>(
     }
 }
 
+/// Adds the backups whose deletion was begun, which nothing holds but a keep.
+pub fn add_begun<'a>(listing: &'a CatalogListing, selection: &mut Selection<'a>) {
+    let begun = listing.begun.iter().filter(|backup| backup.keep.is_none());
+    selection.doomed.extend(begun.map(Doomed::Backup));
+    let age = |doomed: &Doomed<'_>| match doomed.readable() {
+        Some(backup) => (backup.began(), backup.id.clone()),
+        None => (Timestamp::MAX, doomed.id().clone()),
+    };
+    selection.doomed.sort_by_cached_key(age);
+}
+
 fn kept(doomed: &Doomed<'_>) -> Option<RetentionError> {
     let keep = doomed.keep()?.as_str().to_string();
     Some(RetentionError::Kept { id: doomed.id().clone(), keep })
@@ -116,8 +132,8 @@ fn redundancy(
     doomed: &Doomed<'_>,
     minimum: u32,
 ) -> Option<RetentionError> {
-    let done = listing.backups.iter().filter(|backup| backup.is_done()).count();
-    let counts = doomed.readable().is_some_and(Backup::is_done);
+    let done = listing.backups.iter().filter(|backup| listing.is_on_line(backup)).count();
+    let counts = doomed.readable().is_some_and(|backup| listing.is_on_line(backup));
     let too_few = usize::try_from(minimum).is_ok_and(|minimum| minimum >= done);
     (minimum > 0 && counts && too_few).then(|| RetentionError::MinimumRedundancy {
         id: doomed.id().clone(),

@@ -1,8 +1,8 @@
 //! The snapshots that go with a backup, or that a broken run has left.
 //!
-//! Which they are is decided with the rest of the plan. They go before any object of the backup:
-//! a crash behind them leaves a backup that is listed and broken, and the next run finds that
-//! they are absent.
+//! Which they are is decided with the rest of the plan. They go after the backup's entry, and
+//! before any other object: the next run finds in the mark of the begun deletion which they are,
+//! and that they are absent.
 
 use crate::catalog::{Backup, BackupId, Catalog, StartedRecord};
 use crate::retention::RetentionError;
@@ -98,15 +98,15 @@ fn of_claim(started: Option<&StartedRecord>) -> Result<SnapshotDeletion, String>
     Ok(SnapshotDeletion { recorded: None, pending })
 }
 
-/// Deletes the snapshots of one backup.
+/// Deletes the snapshots of one backup, and counts in `deleted`, also when it fails.
 ///
 /// Those that were locked go first: while one of them holds, the others stay too.
 pub async fn delete(
     clouds: &dyn Clouds,
     id: &BackupId,
     deletion: &SnapshotDeletion,
-) -> Result<usize, RetentionError> {
-    let mut deleted = 0;
+    deleted: &mut usize,
+) -> Result<(), RetentionError> {
     let failed = |error| RetentionError::Snapshot { id: id.clone(), source: error };
     if let Some(info) = &deletion.recorded {
         let cloud = open(clouds, &info.provider).map_err(failed)?;
@@ -115,7 +115,7 @@ pub async fn delete(
         snapshots.sort_by_key(|snapshot| !is_locked(snapshot));
         for snapshot in snapshots {
             match cloud.delete(snapshot).await.map_err(failed)? {
-                Deletion::Deleted => deleted += 1,
+                Deletion::Deleted => *deleted += 1,
                 Deletion::Absent => {
                     tracing::warn!(
                         backup_id = %id,
@@ -130,7 +130,7 @@ pub async fn delete(
         let cloud = open(clouds, &pending.provider).map_err(failed)?;
         for snapshot in find(cloud.as_ref(), id, pending).await.map_err(failed)? {
             if cloud.delete(&snapshot).await.map_err(failed)? == Deletion::Deleted {
-                deleted += 1;
+                *deleted += 1;
                 tracing::info!(
                     backup_id = %id,
                     snapshot = snapshot.identifier(),
@@ -139,7 +139,7 @@ pub async fn delete(
             }
         }
     }
-    Ok(deleted)
+    Ok(())
 }
 
 async fn find(

@@ -3,11 +3,13 @@
 //! Cost: each backup is looked at once, whatever the number of deletions; each WAL file costs a
 //! search among the places where what is needed begins or ends.
 
-use crate::catalog::{Backup, BackupId, CatalogListing, WalLog};
+use crate::catalog::{
+    Backup, BackupId, Branch, CatalogListing, KeepTarget, Line, WalLog, newest_timeline,
+};
 use crate::retention::RetentionError;
 use crate::retention::needs::{Histories, Place, Position, WalNeeds, is_recoverable, is_running};
 use crate::retention::select::Doomed;
-use crate::wal::{TimelineId, WalFileName};
+use crate::wal::{SegmentSize, TimelineId, WalFileName};
 use jiff::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,6 +34,10 @@ struct Stays<'a> {
     /// Of the backups that may be recovered to any later time.
     oldest_begin: Option<Timestamp>,
     lowest_id: Option<&'a BackupId>,
+    /// What the cluster writes now, and what that descends from.
+    line: Option<Line>,
+    /// Whether a backup is among them that tells from where on the line is needed.
+    line_is_told: bool,
 }
 
 impl Steps {
@@ -42,14 +48,14 @@ impl Steps {
         histories: Histories,
         now: Timestamp,
     ) -> Self {
-        let mut stays = Stays::behind_all(listing, doomed, now);
+        let mut stays = Stays::after_all(listing, doomed, &histories, now);
         // From the last to the first: what is needed only grows on the way back.
         let mut steps = Vec::new();
         for doomed in doomed.iter().rev() {
             steps.push((stays.needs_without(doomed), !stays.any_older(doomed)));
             stays.add_doomed(doomed);
         }
-        steps.push((stays.needs, false));
+        steps.push((stays.needs_of_all(), false));
         steps.reverse();
         let (needs, sweeps): (Vec<WalNeeds>, Vec<bool>) = steps.into_iter().unzip();
         let mut borders: Vec<Position> = needs.iter().flat_map(WalNeeds::borders).collect();
@@ -101,11 +107,26 @@ impl Steps {
 
 impl<'a> Stays<'a> {
     /// What is left when all that is `doomed` is gone.
-    fn behind_all(listing: &'a CatalogListing, doomed: &[Doomed<'_>], now: Timestamp) -> Self {
+    fn after_all(
+        listing: &'a CatalogListing,
+        doomed: &[Doomed<'_>],
+        histories: &Histories,
+        now: Timestamp,
+    ) -> Self {
         let gone: BTreeSet<&BackupId> = doomed.iter().map(Doomed::id).collect();
-        let needs = WalNeeds::default();
-        let mut stays = Self { listing, now, needs, oldest_begin: None, lowest_id: None };
-        for backup in listing.backups.iter().filter(|backup| !gone.contains(&backup.id)) {
+        let newest = newest_timeline(&listing.top, &listing.backups);
+        let mut stays = Self {
+            listing,
+            now,
+            needs: WalNeeds::default(),
+            oldest_begin: None,
+            lowest_id: None,
+            line: newest.map(|newest| Line::to(newest, histories)),
+            line_is_told: false,
+        };
+        // What is whole but for its entry will be listed again.
+        let all = listing.backups.iter().chain(&listing.unlisted);
+        for backup in all.filter(|backup| !gone.contains(&backup.id)) {
             stays.add(backup);
         }
         let unreadable = listing.unreadable.iter();
@@ -115,7 +136,7 @@ impl<'a> Stays<'a> {
 
     fn add(&mut self, backup: &'a Backup) {
         if is_running(backup, self.now) {
-            self.needs.add_running(backup, &self.listing.backups);
+            self.needs.add_running(backup);
         } else if is_recoverable(backup) || backup.kept().is_some() {
             self.needs.add(backup);
         }
@@ -125,6 +146,15 @@ impl<'a> Stays<'a> {
             let lowest = self.lowest_id.unwrap_or(&backup.id);
             self.lowest_id = Some(lowest.min(&backup.id));
         }
+        self.line_is_told |= self.tells_line(backup);
+    }
+
+    /// Whether the line can be recovered from the backup: then WAL from before it is not needed.
+    fn tells_line(&self, backup: &Backup) -> bool {
+        let on_line = |line: &Line| line.branch_of(backup) == Branch::OnLine;
+        backup.is_done()
+            && backup.kept() != Some(KeepTarget::Standalone)
+            && self.line.as_ref().is_some_and(on_line)
     }
 
     fn add_doomed(&mut self, doomed: &Doomed<'a>) {
@@ -137,13 +167,31 @@ impl<'a> Stays<'a> {
     /// What these backups need, just after `gone` went.
     fn needs_without(&self, gone: &Doomed<'_>) -> WalNeeds {
         let mut needs = self.needs.clone();
+        let mut told = self.line_is_told;
         // Without any backup the archive is of no use, but it may be the beginning of one that is
         // not in this catalog: like Barman, leave what came after the last backup began.
         if self.oldest_begin.is_none() {
             match gone {
-                Doomed::Backup(backup) => needs.add_all_from(backup),
+                Doomed::Backup(backup) => {
+                    needs.add_all_from(backup);
+                    told |= self.tells_line(backup);
+                }
                 Doomed::Unreadable(_) => needs.everything = true,
             }
+        }
+        self.with_line(needs, told)
+    }
+
+    fn needs_of_all(&self) -> WalNeeds {
+        self.with_line(self.needs.clone(), self.line_is_told)
+    }
+
+    fn with_line(&self, mut needs: WalNeeds, told: bool) -> WalNeeds {
+        if let Some(line) = self.line.as_ref().filter(|_| !told) {
+            let sizes = self.listing.backups.iter().map(|backup| backup.info.segment_size());
+            // Where a segment ends later in the names, more is held.
+            let smallest = sizes.min_by_key(|size| size.bytes()).unwrap_or(SegmentSize::DEFAULT);
+            needs.add_open_line(line, smallest);
         }
         needs
     }
@@ -160,7 +208,7 @@ impl<'a> Stays<'a> {
 #[cfg(test)]
 mod tests {
     use crate::catalog::{
-        Backup, BackupId, BackupInfo, BackupStatus, CatalogListing, Keep, KeepTarget,
+        Backup, BackupId, BackupInfo, BackupStatus, CatalogListing, Keep, KeepTarget, Line,
         UnreadableBackup,
     };
     use crate::retention::needs::{Histories, Place, WalNeeds, is_recoverable, is_running};
@@ -204,25 +252,37 @@ mod tests {
         }
     }
 
-    /// What is needed when `gone` has gone, from the beginning.
+    /// What is needed when `gone` has gone, from the beginning. Without history files only the
+    /// newest timeline itself is known to be on the line, or the first when there is no other.
     fn needs(listing: &CatalogListing, gone: &[Doomed<'_>]) -> WalNeeds {
         let stays = |id: &BackupId| !gone.iter().any(|gone| gone.id() == id);
         let left = || listing.backups.iter().filter(|backup| stays(&backup.id));
+        let newest = listing.backups.iter().filter_map(|backup| backup.info.timeline).max();
+        let tells = |backup: &Backup| {
+            backup.is_done() && backup.keep.is_none() && backup.info.timeline == newest
+        };
         let mut needs = WalNeeds::default();
         for backup in left() {
             if is_running(backup, NOW) {
-                needs.add_running(backup, &listing.backups);
+                needs.add_running(backup);
             } else if is_recoverable(backup) || backup.kept().is_some() {
                 needs.add(backup);
             }
         }
         needs.everything |= listing.unreadable.iter().any(|unreadable| stays(&unreadable.id));
+        let mut told = left().any(tells);
         if !left().any(is_recoverable) {
             match gone.last() {
-                Some(Doomed::Backup(backup)) => needs.add_all_from(backup),
+                Some(Doomed::Backup(backup)) => {
+                    needs.add_all_from(backup);
+                    told |= tells(backup);
+                }
                 Some(Doomed::Unreadable(_)) => needs.everything = true,
                 None => {}
             }
+        }
+        if let Some(newest) = newest.filter(|_| !told) {
+            needs.add_open_line(&Line::to(newest, &Histories::new()), SIZE);
         }
         needs
     }

@@ -126,31 +126,6 @@ async fn what_is_deleted_is_what_was_planned() {
 }
 
 #[tokio::test]
-async fn a_run_that_broke_off_anywhere_is_finished_by_the_next() {
-    let whole = pg15().await;
-    let plan =
-        plan_at(&whole, &policy("REDUNDANCY 1"), &OPTIONS, fixtures::now()).await.expect("plans");
-    let order: Vec<_> = plan
-        .backups
-        .iter()
-        .flat_map(|backup| {
-            backup.folder.objects.iter().chain(&backup.wals).chain(&backup.folder.entry)
-        })
-        .cloned()
-        .collect();
-    retention::apply(&whole, &MemoryCloud::default(), plan, &Cancel::new()).await.expect("deletes");
-    let finished = keys(whole.store()).await;
-    for deleted in 0..order.len() {
-        let catalog = pg15().await;
-        for (_, answer) in catalog.store().delete(order[..deleted].to_vec()).await {
-            answer.expect("memory");
-        }
-        delete(&catalog, &policy("REDUNDANCY 1")).await.expect("deletes");
-        assert_eq!(keys(catalog.store()).await, finished, "after {deleted} objects");
-    }
-}
-
-#[tokio::test]
 async fn a_kept_backup_an_unknown_name_and_too_few_backups_are_refused() {
     let catalog = pg15().await;
     let refused = async |target, minimum_redundancy| {
@@ -365,6 +340,7 @@ async fn put_logs(catalog: &Catalog, backups: &[(u32, u32, u32)]) {
         );
         let folder = format!("p/main/base/202601{:02}T000000", number + 1);
         write(catalog.store(), &format!("{folder}/backup.info"), info).await;
+        write(catalog.store(), &format!("{folder}/data.tar"), "").await;
     }
     for (timeline, log) in (1..=3).flat_map(|timeline| (0..6).map(move |log| (timeline, log))) {
         for segment in [0, 3, 6, 255] {
@@ -449,7 +425,8 @@ async fn a_nightly_run_lists_only_the_folders_it_deletes_from() {
     let lists = |requests: &[String]| -> Vec<String> {
         requests.iter().filter(|request| request.starts_with("LIST")).cloned().collect()
     };
-    assert_eq!(lists(&nothing), ["LIST p//main/base", "LIST p/main/base"]);
+    let load = ["LIST p//main/base", "LIST p/main/base", "LIST p/main/wals"];
+    assert_eq!(lists(&nothing), load);
     let reads = |requests: &[String]| requests.iter().filter(|r| r.starts_with("GET")).count();
     assert_eq!(reads(&nothing), 8, "one for each backup");
     let plan =
@@ -468,5 +445,15 @@ async fn a_nightly_run_lists_only_the_folders_it_deletes_from() {
     retention::apply(&catalog, &MemoryCloud::default(), plan, &Cancel::new())
         .await
         .expect("deletes");
-    assert_eq!(requests.take(), ["DELETE ", "DELETE ", "DELETE "], "tarballs, WAL, the entry");
+    let folder = "main/base/20260101T000000";
+    let [here, elsewhere] =
+        ["p", "p/"].map(|prefix| format!("GET {prefix}/{folder}/annotations/keep"));
+    let entry = format!("GET p/{folder}/backup.info");
+    let mark = format!("PUT p/{folder}/deletion.json");
+    let deleted = ["DELETE "; 4].map(String::from);
+    // The entry, tarballs, WAL, the mark; and the keep is looked for before the entry goes and
+    // after it.
+    let mut expected = deleted.to_vec();
+    expected.extend([elsewhere.clone(), elsewhere, here.clone(), here, entry, mark]);
+    assert_eq!(requests.take(), expected);
 }

@@ -18,6 +18,7 @@
 
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as ObjectPath;
 use object_store::{
@@ -29,7 +30,7 @@ use rustix::fs::{CWD, RenameFlags, XattrFlags, fgetxattr, flistxattr, fsetxattr,
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -204,7 +205,11 @@ impl Staged {
             let mut options = OpenOptions::new();
             options.write(true).create_new(true).mode(0o600);
             match options.open(&path) {
-                Ok(file) => return Ok(Self { file, path, target, root: root.into() }),
+                Ok(file) => {
+                    let staged = Self { file, path, target, root: root.into() };
+                    give_to_owner_of_parent(&staged.path)?;
+                    return Ok(staged);
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
                 // Also when a concurrent delete has just removed the empty folder.
                 Err(error) if error.kind() == ErrorKind::NotFound => make_folders(root, &target)?,
@@ -296,12 +301,73 @@ fn staged_path(target: &Path) -> PathBuf {
     name.into()
 }
 
+/// Whether a file is one on its way: no object's name ends so, for no listing would show it.
+fn is_staged(name: &str) -> bool {
+    let digits = |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+    name.rsplit_once('#').is_some_and(|(_, ending)| digits(ending))
+}
+
+/// The files on their way below a folder of a store, each with its path below the store's root
+/// and the time at which it was last written.
+pub(crate) async fn staged_below(
+    root: PathBuf,
+    below: String,
+) -> std::result::Result<Vec<(String, Timestamp)>, Box<dyn std::error::Error + Send + Sync>> {
+    let walk = move || {
+        let (mut folders, mut found) = (vec![root.join(below)], Vec::new());
+        while let Some(folder) = folders.pop() {
+            let entries = match std::fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                // Somebody else has just removed it.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let kind = entry.file_type()?;
+                if kind.is_dir() {
+                    folders.push(entry.path());
+                } else if kind.is_file() && entry.file_name().to_str().is_some_and(is_staged) {
+                    let Ok(metadata) = entry.metadata() else { continue };
+                    let path = entry.path();
+                    let relative = path.strip_prefix(&root).ok().and_then(Path::to_str);
+                    let since = metadata.modified().ok().and_then(|t| Timestamp::try_from(t).ok());
+                    found.extend(relative.map(String::from).zip(since));
+                }
+            }
+        }
+        Ok(found)
+    };
+    Ok(blocking(walk).await?)
+}
+
+/// Makes the folders of an object. Those that root makes belong to the owner of the folder they
+/// are in: what root keeps, the owner of the store must be able to read and to delete.
 fn make_folders(root: &Path, target: &Path) -> io::Result<()> {
     if !root.is_dir() {
         return Err(io::Error::new(ErrorKind::NotFound, FolderMissing(root.into())));
     }
     let folder = target.parent().unwrap_or(root);
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    let missing = folder.ancestors().take_while(|folder| !folder.is_dir());
+    let missing: Vec<&Path> = missing.collect();
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    missing.iter().rev().try_for_each(|folder| give_to_owner_of_parent(folder))
+}
+
+/// As root, gives a new file or folder to the owner of the folder that it lies in, where the file
+/// system lets root do so: network mounts may take root for nobody.
+fn give_to_owner_of_parent(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent().filter(|_| rustix::process::geteuid().is_root()) else {
+        return Ok(());
+    };
+    let owner = std::fs::metadata(parent)?;
+    if owner.uid() == 0 && owner.gid() == 0 {
+        return Ok(());
+    }
+    match std::os::unix::fs::lchown(path, Some(owner.uid()), Some(owner.gid())) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 #[derive(Debug)]

@@ -16,6 +16,7 @@
 mod azure;
 mod blocks;
 mod bucket;
+mod debris;
 mod delete;
 mod error;
 mod folder;
@@ -31,11 +32,14 @@ mod read;
 #[cfg(test)]
 pub(crate) mod recording;
 mod s3;
+#[cfg(test)]
+pub(crate) mod scripted;
 mod translate;
 mod upload;
 mod url;
 mod writer;
 
+pub use debris::Debris;
 pub use error::{Effect, StoreError, StoreErrorKind, StoreOperation};
 pub use folder::FolderListing;
 pub use handle::{ListEntry, ObjectMeta, PutMode, PutOptions, PutOutcome, Store};

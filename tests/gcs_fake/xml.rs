@@ -21,6 +21,9 @@ pub fn answer(state: &mut State, request: &Request) -> Answer {
     }
     let upload_id = request.parameter("uploadId").map(str::to_string);
     match (request.method.as_str(), name.is_empty(), upload_id) {
+        ("GET", true, _) if request.query.contains_key("uploads") => {
+            uploads(state, &bucket, request)
+        }
         ("GET", true, _) => listing(state, &bucket, request),
         ("HEAD", true, _) => Answer::new(200),
         ("GET" | "HEAD", false, _) => read(state, &bucket, &name, request),
@@ -208,6 +211,23 @@ fn listing(state: &State, bucket: &str, request: &Request) -> Answer {
         body.push_str(&format!("<NextContinuationToken>{}</NextContinuationToken>", escaped(next)));
     }
     body.push_str("</ListBucketResult>");
+    Answer::new(200).body("application/xml", body)
+}
+
+/// Uploads that were begun, all on one page; the fake takes them for begun at this moment.
+fn uploads(state: &State, bucket: &str, request: &Request) -> Answer {
+    let prefix = request.parameter("prefix").unwrap_or_default();
+    let mut body = String::from("<?xml version=\"1.0\"?><ListMultipartUploadsResult>");
+    for (id, upload) in &state.uploads {
+        if upload.bucket == bucket && upload.name.starts_with(prefix) {
+            body.push_str(&format!(
+                "<Upload><Key>{}</Key><UploadId>{id}</UploadId><Initiated>{}</Initiated></Upload>",
+                escaped(&upload.name),
+                iso_date(std::time::SystemTime::now())
+            ));
+        }
+    }
+    body.push_str("<IsTruncated>false</IsTruncated></ListMultipartUploadsResult>");
     Answer::new(200).body("application/xml", body)
 }
 

@@ -179,6 +179,113 @@ fn keeps_of_barman_hold_in_both_spellings_of_the_url_on_azure() {
     keeps_hold_in_both_spellings_of_the_url(StoreKind::Azure);
 }
 
+/// On the strict S3 server, which keeps objects as files, `a//b` and `a/b` are one object.
+fn a_keep_survives_its_own_setting(kind: StoreKind) {
+    let Some(store) = with_fixtures(kind) else { return };
+    let ours = Commands::ours();
+    for target in ["full", "standalone", "full"] {
+        keep(&ours, &store, &store.url, &["--target", target]).exits(0);
+        let status = keep(&ours, &store, &store.url, &["--status"]).ok();
+        assert_eq!(status, format!("Keep: {target}\n"));
+    }
+    delete(&store, &["-r", "REDUNDANCY 1"]).exits(0);
+    assert_eq!(backups_left(&store), [BACKUPS[0], BACKUPS[2], BACKUPS[4]]);
+    keep(&ours, &store, &store.url, &["--release"]).exits(0);
+    assert_eq!(keep(&ours, &store, &store.url, &["--status"]).ok(), "Keep: nokeep\n");
+}
+
+#[test]
+fn a_keep_survives_its_own_setting_on_s3() {
+    a_keep_survives_its_own_setting(StoreKind::S3);
+}
+
+#[test]
+fn a_keep_survives_its_own_setting_on_strict_s3() {
+    a_keep_survives_its_own_setting(StoreKind::S3Strict);
+}
+
+#[test]
+fn a_keep_survives_its_own_setting_in_a_folder() {
+    a_keep_survives_its_own_setting(StoreKind::File);
+}
+
+#[test]
+fn what_root_keeps_in_a_folder_belongs_to_the_owner_of_the_folder() {
+    use std::os::unix::fs::MetadataExt;
+    let Some(store) = with_fixtures(StoreKind::File) else { return };
+    let backup = Path::new(&store.bucket).join(format!("{PREFIX}/{SERVER}/base/{}", BACKUPS[0]));
+    let owner = fs::metadata(&backup).expect("the backup's folder").uid();
+    // Run by root where the tests are, else by the owner itself.
+    keep(&Commands::ours(), &store, &store.url, &["--target", "full"]).exits(0);
+    for name in ["annotations", "annotations/keep"] {
+        let made = fs::metadata(backup.join(name)).expect(name);
+        assert_eq!(made.uid(), owner, "{name}");
+    }
+}
+
+#[test]
+fn temporary_files_of_killed_runs_are_told_and_swept_by_age() {
+    let Some(store) = with_fixtures(StoreKind::File) else { return };
+    let base = Path::new(&store.bucket).join(format!("{PREFIX}/{SERVER}/base"));
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    let put = |name: &str, age: Option<std::time::SystemTime>| {
+        let path = base.join(BACKUPS[4]).join(name);
+        let file = fs::File::create(&path).expect("a file");
+        if let Some(time) = age {
+            file.set_modified(time).expect("a time");
+        }
+        path
+    };
+    let old = put("data.tar#4711000001", Some(long_ago));
+    let young = put("data.tar#4711000002", None);
+    let other = put("notes#1a", Some(long_ago));
+    let planned = delete(&store, &["-r", "REDUNDANCY 5", "--dry-run"]).ok();
+    let name = format!("{SERVER}/base/{}/data.tar#4711000001", BACKUPS[4]);
+    assert_eq!(
+        planned,
+        format!("Skipping deletion of temporary file {name} due to --dry-run option\n")
+    );
+    assert!(old.exists());
+    delete(&store, &["-r", "REDUNDANCY 5"]).exits(0);
+    assert!(!old.exists() && young.exists() && other.exists());
+    assert_eq!(backups_left(&store).len(), 5);
+}
+
+#[test]
+fn an_upload_in_progress_is_never_aborted_by_a_deletion() {
+    let Some(store) = with_fixtures(StoreKind::S3) else { return };
+    let endpoint = store.options.last().expect("--endpoint-url");
+    let signed = "AWS4-HMAC-SHA256 Credential=test/20261121/us-east-1/s3/aws4_request, \
+                  SignedHeaders=host, Signature=none";
+    let headers = [("Authorization", signed)];
+    let key = format!("{PREFIX}/{SERVER}/base/{}/data_0009.tar", BACKUPS[4]);
+    let target = format!("/{}/{key}?uploads", store.bucket);
+    let (status, answer) = http::request("POST", endpoint, &target, &headers, "");
+    assert_eq!(status, 200, "{answer}");
+    delete(&store, &["-r", "REDUNDANCY 5"]).exits(0);
+    let target = format!("/{}?uploads", store.bucket);
+    let (status, answer) = http::request("GET", endpoint, &target, &headers, "");
+    assert_eq!(status, 200, "{answer}");
+    assert!(answer.contains("data_0009.tar"), "{answer}");
+}
+
+#[test]
+fn a_backup_that_lost_a_tarball_is_failed_and_neither_counted_nor_picked() {
+    let Some(store) = with_fixtures(StoreKind::File) else { return };
+    store.delete(&format!("{PREFIX}/{SERVER}/base/{}/data.tar.lz4", BACKUPS[4]));
+    let ours = Commands::ours();
+    let list = ours.run("barman-cloud-backup-list", &store, &["--format", "json"], &[SERVER]);
+    let list: serde_json::Value = serde_json::from_str(&list.ok()).expect("json");
+    let last = &list["backups_list"][4];
+    assert_eq!((last["status"].as_str(), last["end_time"].as_str()), (Some("FAILED"), None));
+    let shown = ours.run("barman-cloud-backup-show", &store, &[], &[SERVER, BACKUPS[4]]).ok();
+    assert!(shown.contains("tarball \"data.tar") && shown.contains("is missing"), "{shown}");
+    let latest = ours.run("barman-cloud-backup-show", &store, &[], &[SERVER, "latest"]).ok();
+    assert!(latest.contains(BACKUPS[3]), "{latest}");
+    delete(&store, &["-r", "REDUNDANCY 1"]).exits(0);
+    assert_eq!(backups_left(&store), [BACKUPS[2], BACKUPS[3], BACKUPS[4]]);
+}
+
 /// Asks the S3 emulator for something that object_store has no call for. It reads the key id
 /// and checks no signature.
 fn tell_s3(store: &StoreUnderTest, target: &str, body: &str) {

@@ -1,9 +1,10 @@
-//! `started.json` and `archive.json` (design §2). Unknown keys are passed over.
+//! `started.json`, `deletion.json` and `archive.json` (design §2). Unknown keys are passed over.
 
 use crate::catalog::format::FormatError;
 use crate::catalog::format::time;
 use crate::catalog::{
-    Adoption, ArchiveEra, ArchiveIdentity, ArchiveRecord, BackupMethod, StartedRecord,
+    Adoption, ArchiveEra, ArchiveIdentity, ArchiveRecord, BackupMethod, DeletionMark,
+    StartedRecord,
 };
 use crate::pgdata::SystemIdentifier;
 use crate::wal::{SegmentSize, TimelineId};
@@ -25,6 +26,12 @@ struct StartedJson {
     process: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     snapshots: Option<Value>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DeletionJson {
+    format: u64,
+    backup_info: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +83,17 @@ pub fn parse_started(text: &[u8]) -> Result<StartedRecord, FormatError> {
         process: json.process,
         snapshots: json.snapshots,
     })
+}
+
+pub fn print_deletion(mark: &DeletionMark) -> Vec<u8> {
+    // An entry that is no text could not be read before either.
+    let text = mark.backup_info.as_ref().and_then(|text| std::str::from_utf8(text).ok());
+    line(&DeletionJson { format: FORMAT, backup_info: text.map(Into::into) })
+}
+
+pub fn parse_deletion(text: &[u8]) -> Result<DeletionMark, FormatError> {
+    let json: DeletionJson = parse(text)?;
+    Ok(DeletionMark { backup_info: json.backup_info.map(Into::into) })
 }
 
 pub fn print_archive(identity: &ArchiveIdentity) -> Vec<u8> {

@@ -1,4 +1,5 @@
-//! Reading the catalog: one recursive LIST below `base/`, then small GETs in parallel.
+//! Reading the catalog: one recursive LIST below `base/` and one of the top of `wals/`, side by
+//! side, then small GETs in parallel.
 
 use crate::catalog::annotations::Elsewhere;
 use crate::catalog::backup::time_of;
@@ -88,12 +89,13 @@ impl Catalog {
         limits: &Limits,
         now: Timestamp,
     ) -> Result<CatalogListing, CatalogError> {
-        let (folders, elsewhere) = tokio::try_join!(self.folders(), self.keeps_elsewhere())?;
+        let (folders, elsewhere, top) =
+            tokio::try_join!(self.folders(), self.keeps_elsewhere(), self.top_for_branches())?;
         let at_once = limits.jobs.get().max(READS_AT_ONCE);
         let mut read = stream::iter(folders)
             .map(|(id, objects)| self.read_folder(id, objects, elsewhere, now))
             .buffered(at_once);
-        let mut listing = CatalogListing::default();
+        let mut listing = CatalogListing { top, ..CatalogListing::default() };
         while let Some(folder) = read.try_next().await? {
             match folder {
                 Folder::Backup(backup) => listing.backups.push(*backup),
@@ -102,6 +104,7 @@ impl Catalog {
                 Folder::Nothing => {}
             }
         }
+        self.note_dead_branches(&mut listing, limits).await?;
         Ok(listing)
     }
 
@@ -512,6 +515,8 @@ mod tests {
             format!("GET {}/backup.info", folder(4)),
             "LIST p//main/base".to_string(),
             "LIST p/main/base".to_string(),
+            // For the history files, which tell what lies on a dead branch.
+            "LIST p/main/wals".to_string(),
         ];
         assert_eq!(requests.take(), expected);
 

@@ -1,6 +1,7 @@
 //! All backups of one server name, and how a word on the command line picks one (contract §9.1).
 
-use crate::catalog::{Backup, BackupId, BackupStatus, Leftover, UnreadableBackup};
+use crate::catalog::{Backup, BackupId, BackupStatus, Leftover, UnreadableBackup, WalTop};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// What one pass over `base/` found.
@@ -11,6 +12,11 @@ pub struct CatalogListing {
     pub unreadable: Vec<UnreadableBackup>,
     /// Folders that are no backup, old enough to be swept.
     pub leftovers: Vec<Leftover>,
+    /// DONE backups on a branch that the newest timeline does not descend from: recovery from
+    /// them cannot follow it.
+    pub dead: BTreeSet<BackupId>,
+    /// What lay directly in `wals/` meanwhile.
+    pub top: WalTop,
 }
 
 /// How a backup is asked for.
@@ -61,13 +67,20 @@ impl fmt::Display for BackupSelector {
 }
 
 impl CatalogListing {
+    /// Whether the backup is DONE and recovery from it follows the newest timeline, as far as is
+    /// known.
+    pub fn is_on_line(&self, backup: &Backup) -> bool {
+        backup.is_done() && !self.dead.contains(&backup.id)
+    }
+
     pub fn get(&self, id: &BackupId) -> Option<&Backup> {
         self.backups.iter().find(|backup| backup.id == *id)
     }
 
     /// The id that `selector` stands for. An id stands for itself, there or not. The shortcuts
     /// pick among DONE backups: Barman's `last` can be a failed one, which nobody wants to
-    /// restore.
+    /// restore. `last` is never one of a dead branch, from which the newest timeline cannot be
+    /// reached.
     pub fn resolve(&self, selector: &BackupSelector) -> Result<BackupId, SelectError> {
         let done = || self.backups.iter().filter(|backup| backup.is_done());
         let failed =
@@ -76,7 +89,9 @@ impl CatalogListing {
             BackupSelector::Id(id) => return Ok(id.clone()),
             BackupSelector::Name(name) => return self.named(name),
             BackupSelector::First => done().min_by_key(|backup| age(backup)),
-            BackupSelector::Last => done().max_by_key(|backup| age(backup)),
+            BackupSelector::Last => {
+                done().filter(|backup| self.is_on_line(backup)).max_by_key(|backup| age(backup))
+            }
             BackupSelector::LastFailed => failed().max_by_key(|backup| age(backup)),
         };
         found.map(|backup| backup.id.clone()).ok_or(SelectError::Unknown)

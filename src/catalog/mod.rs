@@ -11,6 +11,7 @@ mod annotations;
 mod backup;
 mod backup_id;
 mod backup_info;
+mod branches;
 mod error;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -29,6 +30,7 @@ mod wal_index;
 pub use backup::{Backup, Leftover, UnreadableBackup};
 pub use backup_id::{BackupId, BackupIdError, ServerName, ServerNameError};
 pub use backup_info::{BackupInfo, BackupStatus, Tablespace};
+pub use branches::{Branch, Line, dead_backups, newest_timeline, several_clusters};
 pub use error::CatalogError;
 pub use handle::{ABANDONED_AFTER, Catalog, is_abandoned};
 pub use keep::{Keep, KeepTarget};

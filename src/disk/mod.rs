@@ -11,6 +11,7 @@ mod error;
 mod extract;
 mod mounting;
 mod mounts;
+mod site;
 mod space;
 mod spool;
 
@@ -19,8 +20,9 @@ pub use advice::advise_once_through;
 pub use bulk::{AlignedBuffer, BulkFile};
 pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};
-pub use extract::{Attributes, ExtractRoot, Extractor, Owner, apply, is_root};
+pub use extract::{Attributes, EntryKind, ExtractRoot, Extractor, Owner, apply, is_root};
 pub use mounting::{mount_device, unmount};
 pub use mounts::{Machine, Mount};
+pub use site::Site;
 pub use space::{Space, space};
 pub use spool::{Spool, SpoolLock, SpoolWriter, Spooled};

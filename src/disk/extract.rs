@@ -319,6 +319,11 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Who runs the command.
+pub fn user_id() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
 /// Gives an open file or directory its attributes.
 pub fn apply(file: impl AsFd, attributes: &Attributes) -> io::Result<()> {
     let file = file.as_fd();

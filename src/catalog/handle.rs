@@ -32,6 +32,9 @@ pub const ABANDONED_AFTER: SignedDuration = SignedDuration::from_hours(48);
 /// retries; after this long the second is not coming.
 const PUBLICATION_MAX: SignedDuration = SignedDuration::from_hours(1);
 
+/// A record has some hundred bytes per tarball; a larger object is none, and not read.
+const RECORD_BYTES_MAX: u64 = 64 << 20;
+
 /// GETs of small objects in flight, whatever `--jobs` says: they cost nothing but waiting.
 const READS_AT_ONCE: usize = 32;
 
@@ -256,6 +259,13 @@ impl Catalog {
             Record::Barmans => BACKUP_INFO,
         };
         let key = self.layout.backup_object(&id, name);
+        if objects.iter().any(|entry| entry.key == key && entry.bytes > RECORD_BYTES_MAX) {
+            let keep = self.read_keep(&id, keep.here, keep.elsewhere).await?;
+            let (object, reason) =
+                (self.store.url_of(&key), "it is too large to be a record".into());
+            let unreadable = UnreadableBackup { id, object, reason, objects, keep };
+            return Ok(Folder::Unreadable(Box::new(unreadable)));
+        }
         let keep = self.read_keep(&id, keep.here, keep.elsewhere);
         let content = async { Ok(self.store.get(&key).await?) };
         let (keep, content) = tokio::try_join!(keep, content)?;

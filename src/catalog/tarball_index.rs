@@ -19,10 +19,15 @@
 use crate::codec::BlockMark;
 use crate::store::hex;
 use serde::{Deserialize, Serialize};
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::mem;
 
 const FORMAT: u64 = 1;
+
+/// A path of 4096 bytes in hex, and the other fields.
+const LINE_BYTES_MAX: u64 = 32 << 10;
+/// Blocks of 1 MiB in the largest object of any store, 5 TB.
+const MARKS_MAX: usize = 5 << 20;
 
 /// Where a member's content lies in the tar stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,11 +125,19 @@ pub fn read_index(stored: &[u8]) -> Result<Vec<BlockMark>, IndexReadError> {
     let unreadable = |error: io::Error| IndexReadError(error.to_string());
     let decoder = zstd::stream::read::Decoder::new(stored).map_err(unreadable)?;
     let mut marks: Vec<BlockMark> = Vec::new();
-    for (number, line) in BufReader::new(decoder).split(b'\n').enumerate() {
-        let line = line.map_err(unreadable)?;
+    let (mut decoder, mut text) = (BufReader::new(decoder), Vec::new());
+    for number in 0.. {
+        text.clear();
+        let read = (&mut decoder).take(LINE_BYTES_MAX).read_until(b'\n', &mut text);
+        if read.map_err(unreadable)? == 0 {
+            break;
+        }
         let malformed = |reason: &str| IndexReadError(format!("line {}: {reason}", number + 1));
         let line: Line =
-            serde_json::from_slice(&line).map_err(|error| malformed(&error.to_string()))?;
+            serde_json::from_slice(&text).map_err(|error| malformed(&error.to_string()))?;
+        if marks.len() >= MARKS_MAX {
+            return Err(malformed("it has more blocks than any tarball"));
+        }
         if number == 0 && line.format != Some(FORMAT) {
             return Err(malformed("it has another format than this version reads"));
         }
@@ -212,6 +225,9 @@ mod tests {
         assert!(read_index(&index(&[mark(1)])).is_err());
         let whole = index(&[mark(0), mark(1)]);
         assert!(read_index(&whole[..whole.len() - 5]).is_err());
+        let endless = [b'"'; 64 << 10];
+        let endless = zstd::stream::encode_all(&endless[..], 1).expect("zstd");
+        assert!(read_index(&endless).is_err());
         let newer = zstd::stream::encode_all(&b"{\"format\":2}\n"[..], 1).expect("zstd");
         assert!(read_index(&newer).is_err());
     }

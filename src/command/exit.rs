@@ -248,6 +248,8 @@ pub fn of_restore(error: &RestoreError) -> Exit {
         | RestoreError::NotADirectory { .. }
         | RestoreError::TargetNotEmpty { .. }
         | RestoreError::OtherRestore { .. }
+        | RestoreError::Journal { .. }
+        | RestoreError::TablespaceOwner { .. }
         | RestoreError::Busy { .. }
         | RestoreError::TablespaceNotEmpty { .. }
         | RestoreError::TablespaceLocation { .. }

@@ -6,12 +6,15 @@
 //! thousand files would mean twenty thousand journal commits. [`ExtractRoot::sync`] asks the
 //! file system once, and reports what it could not write since the root was opened.
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,6 +43,25 @@ pub struct ExtractRoot {
     path: PathBuf,
 }
 
+/// What has a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    File {
+        bytes: u64,
+    },
+    Directory,
+    /// With the text of the link.
+    SymbolicLink(OsString),
+    Other,
+}
+
+/// What becomes of directories that are not there.
+#[derive(Clone, Copy)]
+enum Missing {
+    Fail,
+    Create(Option<Owner>),
+}
+
 /// Writes below one root; remembers the directory it wrote into last. One per thread.
 #[derive(Debug)]
 pub struct Extractor {
@@ -55,8 +77,31 @@ impl ExtractRoot {
         Ok(Self { directory: Arc::new(directory), path: path.into() })
     }
 
+    pub(crate) fn new(directory: OwnedFd, path: PathBuf) -> Self {
+        Self { directory: Arc::new(directory), path }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether nothing lies in the directory but files of these names.
+    pub fn is_empty_but_for(&self, names: &[&str]) -> io::Result<bool> {
+        for entry in rustix::fs::Dir::read_from(&self.directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            let known = names.iter().any(|known| known.as_bytes() == name);
+            if !known && name != b"." && name != b".." {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Device and inode: the same for every path to the directory.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let stat = rustix::fs::fstat(&self.directory)?;
+        Ok((stat.st_dev, stat.st_ino))
     }
 
     pub fn extractor(&self) -> Extractor {
@@ -106,14 +151,14 @@ impl ExtractRoot {
 impl Extractor {
     /// Creates a directory, or gives an existing one its attributes.
     pub fn directory(&mut self, path: &Path, attributes: &Attributes) -> io::Result<()> {
-        let (parent, name) = self.parent_of(path, attributes.owner)?;
+        let (parent, name) = self.parent_of(path, Missing::Create(attributes.owner))?;
         let directory = open_or_create_directory(parent, name, attributes.owner)?;
         apply(&directory, attributes)
     }
 
     /// Creates an empty file for writing, in place of whatever file or link has its name.
     pub fn file(&mut self, path: &Path, owner: Option<Owner>) -> io::Result<File> {
-        let (parent, name) = self.parent_of(path, owner)?;
+        let (parent, name) = self.parent_of(path, Missing::Create(owner))?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(parent, name, flags, Mode::RUSR | Mode::WUSR);
@@ -134,7 +179,7 @@ impl Extractor {
         target: &OsStr,
         owner: Option<Owner>,
     ) -> io::Result<()> {
-        let (parent, name) = self.parent_of(path, owner)?;
+        let (parent, name) = self.parent_of(path, Missing::Create(owner))?;
         replace(parent, name, || rustix::fs::symlinkat(target, parent, name))?;
         if let Some(owner) = owner {
             let (user, group) = ids(owner);
@@ -151,8 +196,8 @@ impl Extractor {
         owner: Option<Owner>,
     ) -> io::Result<()> {
         let (from_parent, from_name) = split(existing)?;
-        let from = self.root.walk(from_parent, None)?;
-        let (parent, name) = self.parent_of(path, owner)?;
+        let from = self.root.walk(from_parent, Missing::Fail)?;
+        let (parent, name) = self.parent_of(path, Missing::Create(owner))?;
         replace(parent, name, || {
             rustix::fs::linkat(&from, from_name, parent, name, AtFlags::empty())
         })
@@ -161,42 +206,92 @@ impl Extractor {
     /// Moves a file to another name, replacing what is there, and makes the new name durable.
     pub fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
         let (from_parent, from_name) = split(from)?;
-        let from_directory = self.root.walk(from_parent, None)?;
-        let (parent, name) = self.parent_of(to, None)?;
+        let from_directory = self.root.walk(from_parent, Missing::Fail)?;
+        let (parent, name) = self.parent_of(to, Missing::Fail)?;
         rustix::fs::renameat(&from_directory, from_name, parent, name)?;
         Ok(rustix::fs::fsync(parent)?)
     }
 
     /// Removes a file, and makes that durable. One that is not there is fine.
     pub fn remove(&mut self, path: &Path) -> io::Result<()> {
-        let (parent, name) = self.parent_of(path, None)?;
-        match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        self.unlink(path, AtFlags::empty())
+    }
+
+    /// Removes an empty directory, and makes that durable. One that is not there is fine.
+    pub fn remove_directory(&mut self, path: &Path) -> io::Result<()> {
+        self.last = None;
+        self.unlink(path, AtFlags::REMOVEDIR)
+    }
+
+    fn unlink(&mut self, path: &Path, flags: AtFlags) -> io::Result<()> {
+        let (parent, name) = match self.parent_of(path, Missing::Fail) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            found => found?,
+        };
+        match rustix::fs::unlinkat(parent, name, flags) {
             Ok(()) => Ok(rustix::fs::fsync(parent)?),
             Err(Errno::NOENT) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
+    /// What has this name, without following it; `None` when nothing has.
+    pub fn kind(&mut self, path: &Path) -> io::Result<Option<EntryKind>> {
+        let (parent, name) = match self.parent_of(path, Missing::Fail) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        let stat = match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat?,
+        };
+        Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {
+                EntryKind::File { bytes: u64::try_from(stat.st_size).unwrap_or_default() }
+            }
+            FileType::Directory => EntryKind::Directory,
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(parent, name, Vec::new())?;
+                EntryKind::SymbolicLink(OsString::from_vec(target.into_bytes()))
+            }
+            _ => EntryKind::Other,
+        }))
+    }
+
     /// Whether something has this name; a link counts, whatever it names.
     pub fn exists(&mut self, path: &Path) -> io::Result<bool> {
-        let (parent, name) = self.parent_of(path, None)?;
-        match rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => Ok(false),
-            Err(error) => Err(error.into()),
+        Ok(self.kind(path)?.is_some())
+    }
+
+    /// Opens a regular file for reading; `None` when nothing has its name. A link is an error,
+    /// and so is what would block or never end.
+    pub fn open(&mut self, path: &Path) -> io::Result<Option<File>> {
+        let (parent, name) = match self.parent_of(path, Missing::Fail) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::NXIO) => return Err(not_regular(path)),
+            file => file?,
+        };
+        match FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode) {
+            FileType::RegularFile => Ok(Some(File::from(file))),
+            _ => Err(not_regular(path)),
         }
     }
 
-    /// Opens the directory that `path` lies in, creating what is missing for `owner`.
+    /// Opens the directory that `path` lies in.
     fn parent_of<'a, 'p>(
         &'a mut self,
         path: &'p Path,
-        owner: Option<Owner>,
+        missing: Missing,
     ) -> io::Result<(&'a OwnedFd, &'p OsStr)> {
         let (parent, name) = split(path)?;
         let cached = self.last.as_ref().is_some_and(|(last, _)| last == parent);
         if !cached {
-            self.last = Some((parent.into(), self.root.walk(parent, owner)?));
+            self.last = Some((parent.into(), self.root.walk(parent, missing)?));
         }
         let (_, directory) = self.last.as_ref().expect("it was just set");
         Ok((directory, name))
@@ -204,13 +299,16 @@ impl Extractor {
 }
 
 impl ExtractRoot {
-    fn walk(&self, path: &Path, owner: Option<Owner>) -> io::Result<OwnedFd> {
+    fn walk(&self, path: &Path, missing: Missing) -> io::Result<OwnedFd> {
         let mut directory = self.directory.try_clone()?;
         for component in path.components() {
             let Component::Normal(name) = component else {
                 return Err(not_below(path));
             };
-            directory = open_or_create_directory(&directory, name, owner)?;
+            directory = match missing {
+                Missing::Fail => open_directory(&directory, name)?,
+                Missing::Create(owner) => open_or_create_directory(&directory, name, owner)?,
+            };
         }
         Ok(directory)
     }
@@ -219,6 +317,11 @@ impl ExtractRoot {
 /// Whether this process may give files to other users.
 pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
+}
+
+/// Who runs the command.
+pub fn user_id() -> u32 {
+    rustix::process::geteuid().as_raw()
 }
 
 /// Gives an open file or directory its attributes.
@@ -254,14 +357,23 @@ fn not_below(path: &Path) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, reason)
 }
 
+fn not_regular(path: &Path) -> io::Error {
+    let reason = format!("\"{}\" is not a regular file", path.display());
+    io::Error::new(io::ErrorKind::InvalidData, reason)
+}
+
 /// `O_NOFOLLOW` with `O_DIRECTORY`: a symbolic link in a directory's place is "not a directory".
+fn open_directory(parent: &OwnedFd, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(parent, name, flags, Mode::empty())
+}
+
 fn open_or_create_directory(
     parent: &OwnedFd,
     name: &OsStr,
     owner: Option<Owner>,
 ) -> io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = || rustix::fs::openat(parent, name, flags, Mode::empty());
+    let open = || open_directory(parent, name);
     match open() {
         Err(Errno::NOENT) => {}
         result => return Ok(result?),
@@ -298,7 +410,7 @@ fn replace(
 
 #[cfg(test)]
 mod tests {
-    use crate::disk::{Attributes, ExtractRoot};
+    use crate::disk::{Attributes, EntryKind, ExtractRoot};
     use std::ffi::OsStr;
     use std::fs;
     use std::io::Write;
@@ -362,6 +474,50 @@ mod tests {
         for path in ["", ".", "..", "/", "/tmp/x", "../x", "a/../../x"] {
             assert!(write(&root, path, b"").is_err(), "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_read_is_a_regular_file_and_never_one_elsewhere() {
+        let (directory, root) = root();
+        let outside = tempfile::tempdir().expect("temp");
+        fs::write(outside.path().join("secret"), b"x").expect("write");
+        symlink(outside.path().join("secret"), directory.path().join("link")).expect("link");
+        symlink(outside.path(), directory.path().join("out")).expect("link");
+        write(&root, "d/file", b"content").expect("written");
+        let mut extractor = root.extractor();
+        assert!(extractor.open(Path::new("d/file")).expect("opened").is_some());
+        assert!(extractor.open(Path::new("d/none")).expect("absent").is_none());
+        assert!(extractor.open(Path::new("none/none")).expect("absent").is_none());
+        for path in ["link", "out/secret", "d"] {
+            assert!(extractor.open(Path::new(path)).is_err(), "{path}");
+        }
+        assert!(extractor.kind(Path::new("out/secret")).is_err());
+        assert!(extractor.remove(Path::new("out/secret")).is_err());
+        assert!(outside.path().join("secret").exists());
+        let kinds = ["d/file", "d", "link", "none/none"]
+            .map(|path| extractor.kind(Path::new(path)).expect("looked at"));
+        let link = outside.path().join("secret").into_os_string();
+        assert_eq!(
+            kinds,
+            [
+                Some(EntryKind::File { bytes: 7 }),
+                Some(EntryKind::Directory),
+                Some(EntryKind::SymbolicLink(link)),
+                None
+            ]
+        );
+        assert!(!directory.path().join("none").exists());
+    }
+
+    #[test]
+    fn an_empty_directory_may_hold_files_that_are_named() {
+        let (_directory, root) = root();
+        assert!(root.is_empty_but_for(&[]).expect("read"));
+        write(&root, "mark", b"").expect("written");
+        assert!(!root.is_empty_but_for(&[]).expect("read"));
+        assert!(root.is_empty_but_for(&["mark"]).expect("read"));
+        write(&root, "other", b"").expect("written");
+        assert!(!root.is_empty_but_for(&["mark"]).expect("read"));
     }
 
     #[test]

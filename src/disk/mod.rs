@@ -13,6 +13,7 @@ mod leftovers;
 mod mounting;
 mod mounts;
 mod nameless;
+mod site;
 mod space;
 mod spool;
 
@@ -21,8 +22,9 @@ pub use advice::advise_once_through;
 pub use bulk::{AlignedBuffer, BulkFile};
 pub use durable::{DurableFile, create_private_directory, sync_directory_of};
 pub use error::{DiskError, DiskOperation};
-pub use extract::{Attributes, ExtractRoot, Extractor, Owner, apply, is_root};
+pub use extract::{Attributes, EntryKind, ExtractRoot, Extractor, Owner, apply, is_root, user_id};
 pub use mounting::{mount_device, unmount};
 pub use mounts::{Machine, Mount};
+pub use site::Site;
 pub use space::{Space, space};
 pub use spool::{Spool, SpoolLock, SpoolWriter, Spooled};

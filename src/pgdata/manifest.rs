@@ -115,10 +115,10 @@ impl<W: Write> ManifestWriter<W> {
         }
         self.line.extend_from_slice(b"\n],\n");
         self.flush_line()?;
-        self.line.extend_from_slice(CHECKSUM_BEGIN);
+        self.line.extend_from_slice(b"\"Manifest-Checksum\": \"");
         let checksum = self.hash.finalize_reset();
         write_hex(&mut self.line, &checksum);
-        self.line.extend_from_slice(CHECKSUM_END);
+        self.line.extend_from_slice(b"\"}\n");
         self.flush_line()?;
         Ok(self.output)
     }
@@ -133,31 +133,6 @@ impl<W: Write> ManifestWriter<W> {
         self.line.clear();
         Ok(())
     }
-}
-
-/// What a manifest's last line begins with.
-const CHECKSUM_BEGIN: &[u8] = b"\"Manifest-Checksum\": \"";
-const CHECKSUM_END: &[u8] = b"\"}\n";
-
-/// Whether a whole manifest, in pieces, is what was written: its last line is the checksum of all
-/// lines before.
-///
-/// Source: `verify_manifest_checksum`, PostgreSQL src/common/parse_manifest.c.
-pub fn manifest_is_whole<'a>(pieces: impl Iterator<Item = &'a [u8]> + Clone) -> bool {
-    let last_line = CHECKSUM_BEGIN.len() + 64 + CHECKSUM_END.len();
-    let bytes: usize = pieces.clone().map(<[u8]>::len).sum();
-    let Some(mut summed) = bytes.checked_sub(last_line) else { return false };
-    let (mut hash, mut last) = (Sha256::new(), Vec::new());
-    for piece in pieces {
-        let (before, after) = piece.split_at(summed.min(piece.len()));
-        summed -= before.len();
-        hash.update(before);
-        last.extend_from_slice(after);
-    }
-    let mut expected = CHECKSUM_BEGIN.to_vec();
-    write_hex(&mut expected, &hash.finalize());
-    expected.extend_from_slice(CHECKSUM_END);
-    last == expected
 }
 
 /// Source: `escape_json`, PostgreSQL src/backend/utils/adt/json.c.
@@ -220,7 +195,6 @@ mod tests {
     use crate::pgdata::manifest::write_time;
     use crate::pgdata::{
         ManifestEntry, ManifestVersion, ManifestWriter, SystemIdentifier, WalRange,
-        manifest_is_whole,
     };
     use crate::wal::{Lsn, TimelineId};
     use proptest::prelude::{any, prop_assert_eq, proptest};
@@ -266,22 +240,6 @@ mod tests {
         let digest = Sha256::digest(body.as_bytes());
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(checksum, format!("{hex}\"}}\n"));
-    }
-
-    #[test]
-    fn a_manifest_is_whole_or_its_checksum_says_otherwise() {
-        let whole = write(ManifestVersion::One, &[b"backup_label"]).into_bytes();
-        let told = |bytes: &[u8], piece: usize| manifest_is_whole(bytes.chunks(piece));
-        for piece in [1, 50, 89, 1000] {
-            assert!(told(&whole, piece), "{piece}");
-            for at in 0..whole.len() {
-                let mut damaged = whole.clone();
-                damaged[at] ^= 4;
-                assert!(!told(&damaged, piece), "{piece} {at}");
-            }
-            assert!(!told(&whole[1..], piece) && !told(&whole[..whole.len() - 1], piece));
-        }
-        assert!(!manifest_is_whole([].into_iter()));
     }
 
     #[test]

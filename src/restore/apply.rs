@@ -17,7 +17,7 @@ use crate::restore::stage::{ChunkReader, StageEnd, digest, on_thread};
 use crate::restore::writes::{BUFFERS, Writes};
 use crate::restore::{PlannedObject, RestoreCounts, RestoreError, RestorePlan};
 use crate::store::{ObjectKey, Store, hex};
-use futures::stream::{self, StreamExt};
+use futures::stream::{self, StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -34,6 +34,8 @@ const RANGES_AT_ONCE: usize = 16;
 /// several fit the memory.
 const RANGE_BYTES_MAX: u64 = 8 << 20;
 const RANGE_BYTES_MIN: u64 = 256 << 10;
+/// An index takes some ten bytes per file; one that is larger than this is not worth its memory.
+const INDEX_BYTES_MAX: u64 = 256 << 20;
 /// Threads that write: enough to keep a disk busy that takes a millisecond for a megabyte.
 const WRITERS: NonZeroUsize = NonZeroUsize::new(8).expect("8 is not zero");
 
@@ -207,13 +209,12 @@ impl Application {
         let folder = tarball.key.as_str().strip_suffix(tarball.key.file_name())?;
         let key = ObjectKey::parse(&format!("{folder}{}", tarball.name.index_name())).ok()?;
         let (raw_bytes, compression) = (record.raw_bytes, tarball.name.compression);
-        let marks = match self.store.get(&key).await {
-            Err(error) => Err(error.to_string()),
-            Ok(None) => Err("it is missing".into()),
-            Ok(Some(stored)) if hex(&Sha256::digest(&stored)) != expected.sha256 => {
+        let marks = match self.small_object(&key, expected.stored_bytes).await {
+            Err(reason) => Err(reason),
+            Ok(stored) if hex(&Sha256::digest(&stored)) != expected.sha256 => {
                 Err("its SHA-256 is not the recorded one".into())
             }
-            Ok(Some(stored)) => read_index(&stored).map_err(|error| error.to_string()),
+            Ok(stored) => read_index(&stored).map_err(|error| error.to_string()),
         };
         let reason = match marks {
             Ok(marks) if is_usable(&marks, raw_bytes, tarball.stored_bytes) => {
@@ -224,6 +225,20 @@ impl Application {
         };
         tracing::warn!(object = %key, reason, "cannot use the index of a tarball, reading it in sequence");
         None
+    }
+
+    /// An index, which must have the recorded size: what is larger is not even begun.
+    async fn small_object(&self, key: &ObjectKey, expected: u64) -> Result<Vec<u8>, String> {
+        let opened = self.store.get_stream(key, None).await.map_err(|error| error.to_string())?;
+        let (meta, mut stream) = opened.ok_or("it is missing")?;
+        if meta.bytes != expected || expected > INDEX_BYTES_MAX {
+            return Err(format!("it has {} bytes, {expected} were recorded", meta.bytes));
+        }
+        let mut stored = Vec::new();
+        while let Some(piece) = stream.try_next().await.map_err(|error| error.to_string())? {
+            stored.extend_from_slice(&piece);
+        }
+        Ok(stored)
     }
 
     /// Notes each finished tarball once its files are durable; several that finish while the

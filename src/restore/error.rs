@@ -40,12 +40,28 @@ pub enum RestoreError {
     NotADirectory { path: PathBuf },
     #[error("directory \"{}\" is not empty", path.display())]
     TargetNotEmpty { path: PathBuf },
-    #[error("directory \"{}\" holds an unfinished restore of \"{found}\"", path.display())]
-    OtherRestore { path: PathBuf, found: String },
+    #[error(
+        "directory \"{}\" holds an unfinished restore of \"{found}\", {difference}",
+        path.display()
+    )]
+    OtherRestore { path: PathBuf, found: String, difference: String },
+    /// The journal of an earlier run is of no use.
+    #[error(
+        "directory \"{}\" holds an unfinished restore that cannot be gone on with: {reason}",
+        path.parent().unwrap_or(path).display()
+    )]
+    Journal { path: PathBuf, reason: String },
     #[error("another process restores into directory \"{}\"", path.display())]
     Busy { path: PathBuf },
     #[error("directory \"{}\" for tablespace \"{name}\" is not empty", path.display())]
     TablespaceNotEmpty { name: String, path: PathBuf },
+    /// Root is told by the backup to write where the cluster's owner could not.
+    #[error(
+        "tablespace \"{name}\" cannot be restored into \"{}\": user {owner} owns the directory (or \
+         the one above it), and the data directory is user {data_owner}'s",
+        path.display()
+    )]
+    TablespaceOwner { name: String, path: PathBuf, owner: u32, data_owner: u32 },
     #[error("tablespace \"{name}\" cannot be restored into \"{}\": {reason}", path.display())]
     TablespaceLocation { name: String, path: PathBuf, reason: String },
     #[error(
@@ -100,11 +116,25 @@ impl RestoreError {
             ),
             Self::OtherRestore { .. } => Some(
                 "Run that restore again, with the same places of tablespaces, to finish it; or \
-                 remove what is in the directory."
+                 remove what is in the directory and in those of the tablespaces."
                     .to_string(),
             ),
+            Self::Journal { .. } => Some(
+                "Remove what is in the directory and in those of the tablespaces, and restore \
+                 again."
+                    .to_string(),
+            ),
+            Self::TablespaceOwner { name, path, owner, .. } => Some(match owner {
+                0 => format!(
+                    "If it belongs there, say so with --tablespace \"{name}:{}\".",
+                    path.display()
+                ),
+                _ => "Give the directory to the data directory's owner, or choose another place \
+                      with --tablespace."
+                    .to_string(),
+            }),
             Self::TablespaceNotEmpty { name, .. } => {
-                Some(format!("Name another place with --tablespace \"{name}:LOCATION\"."))
+                Some(format!("Name another place with --tablespace \"{name}:/LOCATION\"."))
             }
             Self::Tarballs(_) | Self::Corrupt { .. } | Self::SizeMismatch { .. } => {
                 Some("Restore another backup; this one is not whole.".to_string())

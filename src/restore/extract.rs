@@ -4,12 +4,18 @@
 //! cannot start from half a directory. A few files of the data directory may be in several
 //! tarballs (external configuration beside a copy of the same name, an older `backup_label`):
 //! the tarball with the highest number wins, whichever is extracted first.
+//!
+//! A tarball may come from anybody. What PostgreSQL or a later step of the restore relies on is
+//! a file or directory and never a link, what belongs to a running server or to the restore
+//! itself is left out, and a tablespace holds the directories of PostgreSQL's versions alone.
 
 use crate::catalog::{Tarball, TarballTarget};
 use crate::disk::{Accounts, AlignedBuffer, Attributes, ExtractRoot, Extractor, Owner};
 use crate::flow::Cancel;
 use crate::monitor::{Metric, Monitor};
-use crate::restore::journal::JOURNAL;
+use crate::restore::finish::is_made_anew;
+use crate::restore::journal::OWN_PREFIX;
+use crate::restore::receipts::ReceiptWriter;
 use crate::restore::stage::{StageEnd, Stopped};
 use crate::restore::writes::{OpenFile, Writes};
 use crate::restore::{RestoreCounts, RestoreError};
@@ -23,6 +29,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// PostgreSQL's control file, and its name until the restore is complete.
 pub const PG_CONTROL: &str = "global/pg_control";
 pub const PG_CONTROL_WAITING: &str = "global/pg_control.barman-cloud-restore";
+
+/// Read by PostgreSQL or by the end of the restore: never a link.
+const NEVER_LINKS: [&str; 3] = [PG_CONTROL_WAITING, "PG_VERSION", "backup_label"];
+/// What a copy must not have: of a running server, or of another backup. A map of tablespaces
+/// would send PostgreSQL's elsewhere.
+const LEFT_OUT: [&str; 4] =
+    ["tablespace_map", "postmaster.pid", "postmaster.opts", PG_CONTROL_WAITING];
+/// Files directly in a data directory are some forty; more than this are an attack on memory.
+const CONTESTED_MAX: usize = 10_000;
 
 /// The directories of one restore; shared by all tarballs.
 pub struct Targets {
@@ -44,6 +59,20 @@ impl Targets {
             systems.entry(device).or_insert(root);
         }
         Ok(systems.into_values().collect())
+    }
+
+    pub fn root_of(&self, target: TarballTarget) -> Option<&ExtractRoot> {
+        match target {
+            TarballTarget::Data => Some(&self.data),
+            TarballTarget::Tablespace(oid) => self.tablespaces.get(&oid),
+        }
+    }
+
+    /// Whether another tarball of the data directory wrote this file last.
+    pub fn is_of_other(&self, path: &Path, tarball: &Tarball) -> bool {
+        let contested = self.contested();
+        let winner = contested.get(&*path.to_string_lossy());
+        winner.is_some_and(|winner| *winner != tarball.name.number)
     }
 
     pub fn contested(&self) -> MutexGuard<'_, BTreeMap<String, u32>> {
@@ -77,6 +106,8 @@ pub struct MemberWriter {
     stop: Cancel,
     writes: Writes,
     counts: RestoreCounts,
+    /// A directory of one of PostgreSQL's versions was seen at the top.
+    is_tablespaces: bool,
 }
 
 /// Where a member goes.
@@ -117,11 +148,7 @@ impl MemberWriter {
         stop: Cancel,
         writes: Writes,
     ) -> Option<Self> {
-        let root = match tarball.name.target {
-            TarballTarget::Data => &targets.data,
-            TarballTarget::Tablespace(oid) => targets.tablespaces.get(&oid)?,
-        }
-        .clone();
+        let root = targets.root_of(tarball.name.target)?.clone();
         Some(Self {
             extractor: root.extractor(),
             root,
@@ -132,13 +159,17 @@ impl MemberWriter {
             stop,
             writes,
             counts: RestoreCounts { tarballs: 1, ..RestoreCounts::default() },
+            is_tablespaces: false,
             targets,
         })
     }
 
     /// Reads the whole tarball and writes all of its members; `record` is what it must hold.
     pub fn run(mut self, plain: impl Read, tarball: &Tarball) -> Result<RestoreCounts, StageEnd> {
-        let read = tarball::read_members(plain, |member, content| self.member(member, content));
+        let mut receipt = ReceiptWriter::create(&self.targets.data, tarball)?;
+        let read = tarball::read_members(plain, |member, content| {
+            self.member(member, content, &mut receipt)
+        });
         // Nothing may be written any more when this returns, whatever happened.
         let written = self.writes.finish();
         let read = match read {
@@ -149,6 +180,11 @@ impl MemberWriter {
             }
         };
         written?;
+        receipt.finish()?;
+        let is_first = tarball.name.number == 0;
+        if self.target != TarballTarget::Data && is_first && !self.is_tablespaces {
+            return Err(self.corrupt("it holds no directory of a tablespace".into()).into());
+        }
         if let Some(record) = &tarball.record
             && (record.raw_bytes, record.members) != (read.raw_bytes, read.members)
         {
@@ -162,10 +198,16 @@ impl MemberWriter {
         Ok(self.counts)
     }
 
-    fn member(&mut self, member: &Member, content: &mut dyn Read) -> Result<(), WriteEnd> {
+    fn member(
+        &mut self,
+        member: &Member,
+        content: &mut dyn Read,
+        receipt: &mut ReceiptWriter,
+    ) -> Result<(), WriteEnd> {
         if self.stop.is_cancelled() {
             return Err(WriteEnd::Stage(Stopped.into()));
         }
+        self.check_kind(&member.path)?;
         let owner = self.owner_of(member);
         let (path, contested) = match self.place(&member.path) {
             Place::Nowhere => return Ok(()),
@@ -175,29 +217,47 @@ impl MemberWriter {
         };
         match &member.kind {
             MemberKind::Directory => {
-                // Writable for its owner whatever the tarball says: members follow.
-                let mode = member.mode | 0o700;
-                let attributes = Attributes { mode, owner, modified: None };
-                let made = self.extractor.directory(&path, &attributes);
-                made.map_err(|error| self.refused(&path, error))?;
+                self.directory(&path, member.mode, owner)?;
+                receipt.directory(&path)?;
             }
             MemberKind::File => {
                 let file = self.create(&path, contested, |new, path| new.file(path, owner))?;
                 if let Some(file) = file {
-                    self.fill(member, &path, owner, content, file)?;
+                    let crc32 = self.fill(member, &path, owner, content, file)?;
+                    receipt.file(&path, member.bytes, crc32)?;
                 }
             }
+            MemberKind::SymbolicLink(_)
+                if self.target == TarballTarget::Data && is_made_anew(&path) =>
+            {
+                // As PostgreSQL's own base backup stores them.
+                tracing::warn!(path = %path.display(), "restoring a directory, not the link that was there");
+                self.directory(&path, 0o700, owner)?;
+                receipt.directory(&path)?;
+            }
             MemberKind::SymbolicLink(target) => {
-                self.create(&path, contested, |new, path| new.symbolic_link(path, target, owner))?;
+                self.refuse_link(&path)?;
+                if path.parent() == Some(Path::new("pg_tblspc")) {
+                    tracing::warn!(path = %path.display(), "left out: the backup knows no such tablespace");
+                    return Ok(());
+                }
+                let link =
+                    |new: &mut Extractor, path: &Path| new.symbolic_link(path, target, owner);
+                if self.create(&path, contested, link)?.is_some() {
+                    receipt.symbolic_link(&path, target)?;
+                }
             }
             MemberKind::HardLink(existing) => {
+                self.refuse_link(&path)?;
                 let (Place::Own(existing) | Place::Contested(existing)) = self.place(existing)
                 else {
                     return Err(self.corrupt("a hard link names no file of it".into()).into());
                 };
-                let linked = self
-                    .create(&path, contested, |new, path| new.hard_link(&existing, path, owner))?;
-                linked.iter().for_each(|()| self.count_file());
+                let link = |new: &mut Extractor, path: &Path| new.hard_link(&existing, path, owner);
+                if self.create(&path, contested, link)?.is_some() {
+                    receipt.hard_link(&path)?;
+                    self.count_file();
+                }
             }
             MemberKind::Special => {
                 tracing::warn!(path = %path.display(), "left out: neither file nor directory");
@@ -205,6 +265,46 @@ impl MemberWriter {
             }
         }
         Ok(())
+    }
+
+    fn directory(
+        &mut self,
+        path: &Path,
+        mode: u32,
+        owner: Option<Owner>,
+    ) -> Result<(), RestoreError> {
+        // Writable for its owner whatever the tarball says: members follow.
+        let attributes = Attributes { mode: mode | 0o700, owner, modified: None };
+        let made = self.extractor.directory(path, &attributes);
+        made.map_err(|error| self.refused(path, error))
+    }
+
+    /// A tarball that belongs elsewhere may be whole in itself: a tablespace's has directories of
+    /// PostgreSQL's versions at its top, the data directory's has none.
+    fn check_kind(&mut self, path: &MemberPath) -> Result<(), RestoreError> {
+        let Some(first) = path.as_path().iter().next() else { return Ok(()) };
+        let first = first.as_encoded_bytes();
+        let (of_data, of_tablespace) = (first == b"PG_VERSION", is_version_directory(first));
+        let elsewhere = match self.target {
+            TarballTarget::Data => of_tablespace,
+            TarballTarget::Tablespace(_) => {
+                self.is_tablespaces |= of_tablespace;
+                of_data || first == b"base" || first == b"global"
+            }
+        };
+        match elsewhere {
+            true => Err(self.corrupt("it is that of another part of the cluster".into())),
+            false => Ok(()),
+        }
+    }
+
+    fn refuse_link(&self, path: &Path) -> Result<(), RestoreError> {
+        let never = NEVER_LINKS.iter().any(|name| path == Path::new(name));
+        if self.target != TarballTarget::Data || !never {
+            return Ok(());
+        }
+        let reason = format!("member \"{}\" is a link", path.display());
+        Err(RestoreError::EscapingMember { object: self.object.clone(), reason })
     }
 
     /// Creates a file or link; `None` when a tarball with a higher number has written it.
@@ -218,6 +318,9 @@ impl MemberWriter {
             // Held until the file is there: whoever comes later finds it and knows its number.
             let mut winners = contested.then(|| self.targets.contested());
             if let Some(winners) = &mut winners {
+                if winners.len() >= CONTESTED_MAX {
+                    return Err(self.corrupt("it fills the data directory itself".into()));
+                }
                 let winner = winners.entry(path.to_string_lossy().into_owned()).or_default();
                 if *winner > self.number {
                     return Ok(None);
@@ -236,10 +339,10 @@ impl MemberWriter {
         owner: Option<Owner>,
         content: &mut dyn Read,
         file: File,
-    ) -> Result<(), WriteEnd> {
+    ) -> Result<u32, WriteEnd> {
         let attributes = Attributes { mode: member.mode, owner, modified: Some(member.modified) };
         let file = OpenFile::new(file, member.bytes, self.root.path().join(path), attributes);
-        let mut copied = 0;
+        let (mut copied, mut checksum) = (0, crc32fast::Hasher::new());
         while copied < member.bytes {
             if self.stop.is_cancelled() {
                 return Err(WriteEnd::Stage(Stopped.into()));
@@ -254,6 +357,7 @@ impl MemberWriter {
                 self.writes.give(buffer);
                 return Err(TarballReadError::NoEndMark.into());
             }
+            checksum.update(buffer.filled());
             self.writes.write(&file, buffer, copied);
             self.monitor.add(Metric::ClusterBytes, bytes);
             copied += bytes;
@@ -261,7 +365,7 @@ impl MemberWriter {
         self.writes.close(file)?;
         self.counts.cluster_bytes += copied;
         self.count_file();
-        Ok(())
+        Ok(checksum.finalize())
     }
 
     /// The extracted directory itself: PostgreSQL accepts 0700 and 0750 and nothing else.
@@ -276,17 +380,20 @@ impl MemberWriter {
         if member.is_root() {
             return Place::Root;
         }
+        let first = path.iter().next().unwrap_or_default().as_encoded_bytes();
         if self.target != TarballTarget::Data {
-            return Place::Own(path.into());
+            if is_version_directory(first) {
+                return Place::Own(path.into());
+            }
+            let path = path.display();
+            tracing::warn!(object = self.object, %path, "left out: not PostgreSQL's");
+            return Place::Nowhere;
         }
         if path == Path::new(PG_CONTROL) {
             return Place::Contested(PG_CONTROL_WAITING.into());
         }
-        // A map of an older backup would send PostgreSQL's tablespaces elsewhere.
-        if path == Path::new("tablespace_map") || path == Path::new(JOURNAL) {
-            return Place::Nowhere;
-        }
-        if self.is_tablespace_link(path) {
+        let left_out = LEFT_OUT.iter().any(|name| path == Path::new(name));
+        if left_out || first.starts_with(OWN_PREFIX.as_bytes()) || self.is_tablespace_link(path) {
             return Place::Nowhere;
         }
         let at_top = path.parent() == Some(Path::new(""));
@@ -325,6 +432,12 @@ impl MemberWriter {
         }
         RestoreError::Disk { path: self.root.path().join(path), source }
     }
+}
+
+/// `PG_15_202209061`. Source: `TABLESPACE_VERSION_DIRECTORY`, PostgreSQL
+/// src/include/common/relpath.h.
+fn is_version_directory(name: &[u8]) -> bool {
+    name.strip_prefix(b"PG_").is_some_and(|rest| rest.first().is_some_and(u8::is_ascii_digit))
 }
 
 /// Reads until the buffer is full or the content ends.

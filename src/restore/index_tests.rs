@@ -28,16 +28,16 @@ fn tarball() -> Tarball {
     cluster().file("base/2", &big_file()).file("base/3", b"").file("base/4", &[1; 1000])
 }
 
-fn hash(bytes: &[u8]) -> String {
+pub(crate) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn count(bytes: usize) -> u64 {
+pub(crate) fn count(bytes: usize) -> u64 {
     u64::try_from(bytes).expect("small")
 }
 
 /// As a backup would write it.
-fn encode(name: &str, raw: &[u8]) -> (Vec<u8>, Vec<BlockMark>) {
+pub(crate) fn encode(name: &str, raw: &[u8]) -> (Vec<u8>, Vec<BlockMark>) {
     let compression = TarballName::parse(name).expect(name).compression;
     let (mut stored, mut marks) = (Vec::new(), Vec::new());
     match TarballCodec::new(compression, None).begin(2).expect("stream") {

@@ -7,8 +7,10 @@
 //!
 //! Everything that can be known is checked before the first byte is written. What a crash, a
 //! kill or a failure leaves is never startable, because the control file gets its name last;
-//! the same restore run again goes on behind the last finished tarball. Every tarball of ours is
-//! compared with its recorded size and SHA-256 while it streams; nothing is staged.
+//! the same restore run again goes on after the last finished tarball, once it has found that
+//! tarball's files as they were written. Every tarball of ours is compared with its recorded size
+//! and SHA-256 while it streams; nothing is staged. A hostile backup can write nothing outside of
+//! the data directory and of places of tablespaces that are empty and the cluster's.
 //!
 //! What we wrote has an index: the blocks of one tarball are decoded on all cores, each compared
 //! with its own checksum. Large files are written past the page cache, by threads of their own.
@@ -22,20 +24,31 @@
 
 mod apply;
 mod blocks;
+#[cfg(test)]
+mod damage_tests;
 mod download;
 mod error;
 mod extract;
 mod finish;
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod index_tests;
 mod journal;
+mod manifest;
 mod options;
 mod plan;
 mod preflight;
+mod receipts;
 #[cfg(test)]
 mod restore_tests;
+mod resume;
+#[cfg(test)]
+mod resume_tests;
+mod roots;
 mod select;
 mod snapshot;
+mod source;
 mod stage;
 mod writes;
 
@@ -44,25 +57,21 @@ pub use options::{
     RestoreCounts, RestoreOptions, RestoreSummary, TablespaceMapping, TablespaceMappingError,
     Unfinished,
 };
-pub use plan::{PlannedObject, PlannedTablespace, RestorePlan};
+pub use plan::{PlaceFrom, PlannedObject, PlannedTablespace, RestorePlan};
 pub use select::{RecoveryTarget, RestoreSelection, TargetPoint, TargetTimeline};
 pub use snapshot::{RecoveryVolumes, SnapshotRecovery};
 
 use crate::catalog::{Backup, Catalog};
-use crate::disk::{self, Accounts, ExtractRoot};
+use crate::disk::{self, Accounts, ExtractRoot, Site};
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Metric, Monitor, Phase};
-use crate::pgdata::manifest_is_whole;
 use crate::restore::apply::Application;
 use crate::restore::extract::Targets;
+use crate::restore::finish::Finish;
 use crate::restore::journal::Journal;
 use crate::restore::preflight::TargetState;
-use crate::store::Store;
-use bytes::Bytes;
-use futures::stream::TryStreamExt;
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Restores the selected backup into `target`, or recovers it from snapshots if it is made of
@@ -114,33 +123,25 @@ async fn restore_backup(
     cancel: &Cancel,
 ) -> Result<RestoreSummary, RestoreError> {
     let store = catalog.store();
-    let url_of = |key: &_| store.url_of(key);
-    let mut plan = plan::plan(backup, &options.tablespaces, &url_of)?;
-    // Links must not change their meaning with the working directory, nor the journal its.
-    let target = preflight::real_path(target).map_err(RestoreError::disk(target))?;
-    for tablespace in &mut plan.tablespaces {
-        let place = preflight::real_path(&tablespace.location);
-        tablespace.location = place.map_err(RestoreError::disk(&tablespace.location))?;
-    }
-    for warning in &plan.warnings {
-        tracing::warn!(backup_id = %plan.id, "{warning}");
-    }
-    let folder = format!("{}/", catalog.layout().backup(&backup.id));
-    let journal = Journal::new(&folder, &plan);
+    let (plan, target) = planned(catalog, backup, target, options)?;
+    source::compare_records(catalog, backup, options.unfinished).await?;
     // Looked at under the lock: two restores into one directory would mix their files.
     let held = lock(&target)?;
-    let journal = match preflight::preflight(&plan, &target, &journal)? {
+    let source = source::source(catalog, backup, &plan);
+    let journal = Journal::new(source, &plan, disk::user_id(), roots::owner_of(&target)?);
+    let journal = match preflight::preflight(&plan, &target, held.as_ref(), &journal)? {
         TargetState::Fresh => journal,
         TargetState::Resumable(found) => found,
-        TargetState::Complete => return complete(&plan, &target),
+        TargetState::Complete(_) => return complete(&plan, &target, held.as_ref()),
     };
     cancel.check()?;
 
     // From here on the target is ours: the journal says so before anything else is written.
-    let targets = Arc::new(prepare(&plan, &target, held, &journal)?);
+    let (plan, targets) = prepare(plan, &target, held, &journal)?;
+    let has_manifest = manifest::fetch(store, &plan, &targets.data, options.unfinished).await?;
+    let journal = resume::check_finished(&plan, &targets, journal, limits, cancel).await?;
     announce(&plan, &journal, &**monitor);
     let resumed = plan.tarballs.iter().filter(|tarball| journal.has_finished(tarball)).count();
-    let plan = Arc::new(plan);
     let application = Application {
         store: store.clone(),
         plan: Arc::clone(&plan),
@@ -153,13 +154,10 @@ async fn restore_backup(
 
     // The control file gets its name when all else is on disk, so nothing less ever starts.
     monitor.phase(Phase::Syncing);
-    let manifest = manifest(store, &plan).await?;
     cancel.check()?;
     let (finishing, unfinished) = (Arc::clone(&plan), options.unfinished);
-    stage::on_thread("restore-finish", move || {
-        finish::finish(&finishing, &targets, journal, manifest.as_deref(), unfinished)
-    })
-    .await??;
+    let finish = Finish { plan: finishing, targets, journal, has_manifest, unfinished };
+    stage::on_thread("restore-finish", move || finish::finish(finish)).await??;
     monitor.phase(Phase::Done);
     Ok(RestoreSummary {
         counts,
@@ -168,15 +166,48 @@ async fn restore_backup(
     })
 }
 
+/// What goes where, with every place as it really is: links must not change their meaning with
+/// the working directory, nor the journal its.
+fn planned(
+    catalog: &Catalog,
+    backup: &Backup,
+    target: &Path,
+    options: &RestoreOptions,
+) -> Result<(RestorePlan, PathBuf), RestoreError> {
+    let url_of = |key: &_| catalog.store().url_of(key);
+    let mut plan = plan::plan(backup, &options.tablespaces, &url_of)?;
+    if manifest::is_expected(backup) && plan.manifest.is_none() {
+        match options.unfinished {
+            Unfinished::Refuse => {
+                let (id, file) = (backup.id.clone(), manifest::MANIFEST);
+                return Err(RestoreError::Incomplete { id, file });
+            }
+            Unfinished::Restore => plan.warnings.push("the backup has no manifest".into()),
+        }
+    }
+    let target = preflight::real_path(target).map_err(RestoreError::disk(target))?;
+    for tablespace in &mut plan.tablespaces {
+        let place = preflight::real_path(&tablespace.location);
+        tablespace.location = place.map_err(RestoreError::disk(&tablespace.location))?;
+    }
+    for warning in &plan.warnings {
+        tracing::warn!(backup_id = %plan.id, "{warning}");
+    }
+    Ok((plan, target))
+}
+
 /// Opens and locks the data directory; `None` when it does not exist.
 fn lock(target: &Path) -> Result<Option<ExtractRoot>, RestoreError> {
-    let root = match ExtractRoot::open(target) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+    let site = match Site::find(target) {
         Err(error) if error.kind() == ErrorKind::NotADirectory => {
             return Err(RestoreError::NotADirectory { path: target.into() });
         }
-        opened => opened.map_err(RestoreError::disk(target))?,
+        found => found.map_err(RestoreError::disk(target))?,
     };
+    if !site.is_there() {
+        return Ok(None);
+    }
+    let root = site.open().map_err(RestoreError::disk(target))?;
     match root.lock().map_err(RestoreError::disk(target))? {
         true => Ok(Some(root)),
         false => Err(RestoreError::Busy { path: target.into() }),
@@ -185,43 +216,27 @@ fn lock(target: &Path) -> Result<Option<ExtractRoot>, RestoreError> {
 
 /// Creates the directories and the journal.
 fn prepare(
-    plan: &RestorePlan,
+    plan: RestorePlan,
     target: &Path,
     held: Option<ExtractRoot>,
     journal: &Journal,
-) -> Result<Targets, RestoreError> {
-    let open = |path: &Path| -> Result<ExtractRoot, RestoreError> {
-        if !path.is_dir() {
-            create_directory(path).map_err(RestoreError::disk(path))?;
-        }
-        ExtractRoot::open(path).map_err(RestoreError::disk(path))
-    };
+) -> Result<(Arc<RestorePlan>, Arc<Targets>), RestoreError> {
     let data = match held {
         Some(data) => data,
         None => {
-            create_directory(target).map_err(RestoreError::disk(target))?;
+            let made = Site::find(target).and_then(Site::open);
+            made.map_err(RestoreError::disk(target))?;
             // Whoever has the lock of a directory that was not there a moment ago was faster.
             lock(target)?.ok_or_else(|| RestoreError::Busy { path: target.into() })?
         }
     };
     journal.write(&data)?;
-    let tablespaces = plan
-        .tablespaces
-        .iter()
-        .map(|tablespace| Ok((tablespace.oid, open(&tablespace.location)?)))
-        .collect::<Result<_, RestoreError>>()?;
+    finish::take_back(&data)?;
+    let tablespaces = roots::open_tablespaces(&plan, &data, journal)?;
     let accounts = disk::is_root().then(Accounts::of_this_machine);
     let contested = journal.contested.clone().into();
-    Ok(Targets { data, tablespaces, accounts, contested })
-}
-
-/// Private, whatever the umask; parents that are missing as everybody else would make them.
-/// Fails when the directory is there.
-fn create_directory(path: &Path) -> std::io::Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    std::fs::DirBuilder::new().mode(0o700).create(path)
+    let targets = Targets { data, tablespaces, accounts, contested };
+    Ok((Arc::new(plan), Arc::new(targets)))
 }
 
 fn announce(plan: &RestorePlan, journal: &Journal, monitor: &dyn Monitor) {
@@ -235,25 +250,14 @@ fn announce(plan: &RestorePlan, journal: &Journal, monitor: &dyn Monitor) {
     monitor.expect(Metric::StoredBytes, bytes);
 }
 
-/// PostgreSQL's manifest, in the pieces it came in. Some hundred bytes per file of the cluster.
-async fn manifest(store: &Store, plan: &RestorePlan) -> Result<Option<Vec<Bytes>>, RestoreError> {
-    let Some(manifest) = &plan.manifest else { return Ok(None) };
-    let opened = store.get_stream(&manifest.key, None).await.map_err(RestoreError::Store)?;
-    let Some((_, stream)) = opened else {
-        return Err(RestoreError::MissingObject { object: store.url_of(&manifest.key) });
-    };
-    let pieces: Vec<Bytes> = stream.try_collect().await.map_err(RestoreError::Store)?;
-    if !manifest_is_whole(pieces.iter().map(AsRef::as_ref)) {
-        let reason = "its last line is not the checksum of the others".to_string();
-        return Err(RestoreError::Corrupt { object: store.url_of(&manifest.key), reason });
-    }
-    Ok(Some(pieces))
-}
-
-/// An earlier run did everything but remove its journal.
-fn complete(plan: &RestorePlan, target: &Path) -> Result<RestoreSummary, RestoreError> {
-    let data = ExtractRoot::open(target).map_err(RestoreError::disk(target))?;
-    Journal::remove(&data)?;
+/// An earlier run did everything but remove its traces.
+fn complete(
+    plan: &RestorePlan,
+    target: &Path,
+    data: Option<&ExtractRoot>,
+) -> Result<RestoreSummary, RestoreError> {
+    let data = data.ok_or_else(|| RestoreError::Busy { path: target.into() })?;
+    finish::remove_traces_of_complete(plan, data)?;
     let resumed = u64::try_from(plan.tarballs.len()).unwrap_or(u64::MAX);
     Ok(RestoreSummary { tarballs_resumed: resumed, ..summary(plan, target) })
 }

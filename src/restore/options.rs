@@ -37,7 +37,8 @@ pub struct TablespaceMappingError {
 }
 
 impl TablespaceMapping {
-    /// Splits at the first colon, so a location may contain more of them.
+    /// Splits at the first colon, as Barman does. Names may contain colons too: what is meant
+    /// shows when the backup is known, see [`resolve`](Self::resolve).
     pub fn parse(text: &str) -> Result<Self, TablespaceMappingError> {
         match text.split_once(':') {
             Some((name, location)) if !name.is_empty() && !location.is_empty() => {
@@ -45,6 +46,25 @@ impl TablespaceMapping {
             }
             _ => Err(TablespaceMappingError { text: text.into() }),
         }
+    }
+
+    /// The same text, split so that it names one of the backup's tablespaces: the longest name
+    /// that is followed by an absolute path, else that of the first split, else the longest one.
+    /// When none fits the split stays.
+    pub fn resolve(&self, names: &[&str]) -> Self {
+        let text = format!("{}:{}", self.name, self.location.display());
+        let split = |name: &str| {
+            let location = text.strip_prefix(name)?.strip_prefix(':')?;
+            (!location.is_empty()).then(|| Self { name: name.into(), location: location.into() })
+        };
+        let longest = |fits: &dyn Fn(&Self) -> bool| {
+            let fitting = names.iter().filter_map(|name| split(name)).filter(|found| fits(found));
+            fitting.max_by_key(|found| found.name.len())
+        };
+        longest(&|found| found.location.is_absolute())
+            .or_else(|| longest(&|found| found.name == self.name))
+            .or_else(|| longest(&|_| true))
+            .unwrap_or_else(|| self.clone())
     }
 }
 
@@ -98,6 +118,25 @@ mod tests {
         );
         for text in ["", "fast", "fast:", ":/mnt"] {
             assert!(TablespaceMapping::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mapping_means_the_tablespace_that_the_backup_has() {
+        for (text, names, name, location) in [
+            ("my:ts:/mnt", &["my:ts"][..], "my:ts", "/mnt"),
+            ("my:ts:/mnt", &["my", "my:ts"], "my:ts", "/mnt"),
+            ("my:ts:/mnt", &["my"], "my", "ts:/mnt"),
+            ("my:/a:/b", &["my", "my:/a"], "my:/a", "/b"),
+            ("my:/a:/b", &["my"], "my", "/a:/b"),
+            ("my:ts:mnt", &["my:ts"], "my:ts", "mnt"),
+            ("my:ts:mnt", &["my", "my:ts"], "my", "ts:mnt"),
+            ("other:/mnt", &["my:ts"], "other", "/mnt"),
+            ("my:ts", &["my:ts"], "my", "ts"),
+        ] {
+            let mapping = TablespaceMapping::parse(text).expect(text).resolve(names);
+            let found = (mapping.name.as_str(), mapping.location.as_path());
+            assert_eq!(found, (name, Path::new(location)), "{text} of {names:?}");
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Which objects go where: pure, from the backup as the catalog knows it.
 
-use crate::catalog::{Backup, BackupId, BackupMethod, Tablespace, Tarball, TarballTarget};
+use crate::catalog::{Backup, BackupId, BackupMethod, Tarball, TarballTarget};
 use crate::restore::{RestoreError, TablespaceMapping};
 use crate::store::ObjectKey;
+use crate::wal::Lsn;
 use std::cmp::Reverse;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Everything that a restore will do, decided before the first byte is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,10 @@ pub struct RestorePlan {
     pub tablespaces: Vec<PlannedTablespace>,
     /// PostgreSQL's manifest of the backup, where there is one.
     pub manifest: Option<PlannedObject>,
+    /// Where the backup's WAL begins, as recorded.
+    pub begin: Option<Lsn>,
+    /// Of the cluster, as recorded.
+    pub system_identifier: Option<String>,
     /// `pg_wal`, or `pg_xlog` before PostgreSQL 10.
     pub wal_directory: &'static str,
     /// Odd, but no reason to stop: for the operator's eyes.
@@ -34,6 +39,16 @@ pub struct PlannedTablespace {
     pub name: String,
     pub oid: u32,
     pub location: PathBuf,
+    pub place_from: PlaceFrom,
+}
+
+/// Who says where a tablespace lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlaceFrom {
+    /// The backup, which may be anybody's word.
+    Backup,
+    /// The operator.
+    Option,
 }
 
 impl RestorePlan {
@@ -73,7 +88,7 @@ pub fn plan(
         return Err(RestoreError::Snapshot { id: backup.id.clone() });
     }
     let mut warnings = Vec::new();
-    let tablespaces = tablespaces(backup, mappings, &mut warnings);
+    let tablespaces = tablespaces(backup, mappings, &mut warnings)?;
     let mut tarballs = Vec::new();
     for tarball in backup.tarballs().map_err(RestoreError::Tarballs)? {
         let homeless = match tarball.name.target {
@@ -101,8 +116,16 @@ pub fn plan(
     // Source: PostgreSQL 10 release notes.
     let before_10 = backup.info.version.is_some_and(|version| version < 100_000);
     let wal_directory = if before_10 { "pg_xlog" } else { "pg_wal" };
-    let id = backup.id.clone();
-    Ok(RestorePlan { id, tarballs, tablespaces, manifest, wal_directory, warnings })
+    Ok(RestorePlan {
+        id: backup.id.clone(),
+        tarballs,
+        tablespaces,
+        manifest,
+        begin: backup.info.begin_xlog,
+        system_identifier: backup.info.systemid.clone(),
+        wal_directory,
+        warnings,
+    })
 }
 
 /// Applies the mappings. An empty or relative location is an in-place tablespace.
@@ -110,23 +133,37 @@ fn tablespaces(
     backup: &Backup,
     mappings: &[TablespaceMapping],
     warnings: &mut Vec<String>,
-) -> Vec<PlannedTablespace> {
+) -> Result<Vec<PlannedTablespace>, RestoreError> {
     let known = backup.info.tablespaces.as_deref().unwrap_or_default();
-    for mapping in mappings {
-        if !known.iter().any(|tablespace| tablespace.name == mapping.name) {
-            warnings.push(format!("the backup has no tablespace \"{}\"", mapping.name));
-        }
+    let names: Vec<&str> = known.iter().map(|tablespace| tablespace.name.as_str()).collect();
+    let mappings: Vec<_> = mappings.iter().map(|mapping| mapping.resolve(&names)).collect();
+    for mapping in mappings.iter().filter(|mapping| !names.contains(&mapping.name.as_str())) {
+        warnings.push(format!("the backup has no tablespace \"{}\"", mapping.name));
     }
-    let place = |tablespace: &Tablespace| {
+    let mut planned: Vec<PlannedTablespace> = Vec::new();
+    for tablespace in known.iter().filter(|known| Path::new(&known.location).is_absolute()) {
         let mapped = mappings.iter().rev().find(|mapping| mapping.name == tablespace.name);
-        let original = Path::new(&tablespace.location);
-        original.is_absolute().then(|| PlannedTablespace {
+        let (location, place_from) = match mapped {
+            Some(mapping) => (mapping.location.clone(), PlaceFrom::Option),
+            None => (PathBuf::from(&tablespace.location), PlaceFrom::Backup),
+        };
+        let refused = |reason: &str| RestoreError::TablespaceLocation {
             name: tablespace.name.clone(),
-            oid: tablespace.oid,
-            location: mapped.map_or(original, |mapping| &mapping.location).into(),
-        })
-    };
-    known.iter().filter_map(place).collect()
+            path: location.clone(),
+            reason: reason.into(),
+        };
+        if planned.iter().any(|other| other.oid == tablespace.oid) {
+            return Err(refused("the backup names its OID twice"));
+        }
+        // PostgreSQL never records such a path; it would mean another place than it shows.
+        let leads_up = location.components().any(|part| part == Component::ParentDir);
+        if place_from == PlaceFrom::Backup && leads_up {
+            return Err(refused("the path leads upwards"));
+        }
+        let (name, oid) = (tablespace.name.clone(), tablespace.oid);
+        planned.push(PlannedTablespace { name, oid, location, place_from });
+    }
+    Ok(planned)
 }
 
 /// `backup_manifest` in the backup's folder itself.
@@ -140,14 +177,34 @@ fn manifest(backup: &Backup) -> Option<PlannedObject> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use crate::catalog::{Backup, BackupId, BackupInfo, BackupStatus, Tablespace, TarballTarget};
-    use crate::restore::{RestoreError, RestorePlan, TablespaceMapping};
+    use crate::restore::plan::PlaceFrom;
+    use crate::restore::{PlannedTablespace, RestoreError, RestorePlan, TablespaceMapping};
     use crate::store::{ListEntry, ObjectKey};
     use jiff::Timestamp;
     use std::path::Path;
 
     const ID: &str = "20261120T235852";
+
+    /// Nothing but a tablespace at `location`.
+    pub(crate) fn bare_plan(location: &str) -> RestorePlan {
+        RestorePlan {
+            id: BackupId::parse(ID).expect("id"),
+            tarballs: Vec::new(),
+            tablespaces: vec![PlannedTablespace {
+                name: "fast".into(),
+                oid: 16384,
+                location: location.into(),
+                place_from: PlaceFrom::Backup,
+            }],
+            manifest: None,
+            begin: None,
+            system_identifier: None,
+            wal_directory: "pg_wal",
+            warnings: Vec::new(),
+        }
+    }
 
     fn backup(objects: &[(&str, u64)]) -> Backup {
         let entry = |(name, bytes): &(&str, u64)| ListEntry {
@@ -202,6 +259,30 @@ mod tests {
         assert_eq!(place(&[]), Path::new("/srv/fast"));
         assert_eq!(place(&["fast:/a", "fast:/b"]), Path::new("/b"));
         assert_eq!(place(&["slow:/a"]), Path::new("/srv/fast"));
+    }
+
+    #[test]
+    fn a_tablespace_with_a_colon_in_its_name_is_moved() {
+        let mut backup = backup(&[("16384.tar", 1), ("data.tar", 1)]);
+        backup.info.tablespaces.as_mut().expect("one")[0].name = "my:ts".into();
+        let plan = plan(&backup, &["my:ts:/a:b"]).expect("plan");
+        assert_eq!(plan.tablespaces[0].location, Path::new("/a:b"));
+        assert_eq!(plan.tablespaces[0].place_from, PlaceFrom::Option);
+        assert_eq!(plan.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_hostile_list_of_tablespaces_is_refused() {
+        let mut backup = backup(&[("16384.tar", 1), ("data.tar", 1)]);
+        let mut twice = backup.clone();
+        let list = twice.info.tablespaces.as_mut().expect("one");
+        list.push(Tablespace { name: "other".into(), oid: 16384, location: "/b".into() });
+        let upwards = backup.info.tablespaces.as_mut().expect("one");
+        upwards[0].location = "/srv/absent/../../etc/cron.d/x".into();
+        for backup in [twice, backup] {
+            let refused = plan(&backup, &[]);
+            assert!(matches!(refused, Err(RestoreError::TablespaceLocation { .. })));
+        }
     }
 
     #[test]

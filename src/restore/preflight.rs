@@ -1,8 +1,10 @@
 //! Checks everything that can be known before the first byte is written.
 
-use crate::disk::{self, Space};
+use crate::disk::{self, ExtractRoot, Space};
+use crate::restore::extract::PG_CONTROL;
 use crate::restore::journal::{JOURNAL_NEW, Journal};
 use crate::restore::plan::disk_bytes;
+use crate::restore::roots::check_tablespace;
 use crate::restore::{PlannedTablespace, RestoreError, RestorePlan};
 use std::collections::BTreeMap;
 use std::io;
@@ -15,49 +17,62 @@ pub enum TargetState {
     Fresh,
     /// Holds an interrupted run of the same restore.
     Resumable(Journal),
-    /// Holds the complete result of this restore, untouched by PostgreSQL; only the journal
-    /// was not removed any more.
-    Complete,
+    /// Holds the complete result of this restore, untouched by PostgreSQL; only its traces were
+    /// not removed any more.
+    Complete(Journal),
 }
 
 /// Looks at the target, the tablespaces' places and the space; writes nothing.
 ///
-/// `wanted` is the journal that this restore would begin with.
+/// `data` is the data directory, if it is there; `wanted` the journal that this restore would
+/// begin with.
 pub fn preflight(
     plan: &RestorePlan,
     target: &Path,
+    data: Option<&ExtractRoot>,
     wanted: &Journal,
 ) -> Result<TargetState, RestoreError> {
     check_places(&plan.tablespaces, target)?;
-    let found = Journal::read(target)?;
-    match found {
-        Some(found) if !found.is_same_restore(wanted) => {
-            Err(RestoreError::OtherRestore { path: target.into(), found: found.backup })
+    let found = match data {
+        Some(data) => Journal::read(data)?,
+        None => None,
+    };
+    let (Some(data), Some(found)) = (data, found) else {
+        // A journal that was never finished is nothing: a run was killed while it wrote its very
+        // first bytes.
+        let empty = data.map_or(Ok(true), |data| data.is_empty_but_for(&[JOURNAL_NEW]));
+        if !empty.map_err(RestoreError::disk(target))? {
+            return Err(RestoreError::TargetNotEmpty { path: target.into() });
         }
-        Some(found) if exists(&target.join("global/pg_control"))? => {
-            // PostgreSQL renames the label when it starts: then this is a cluster, not a restore.
-            let untouched = exists(&target.join("backup_label"))?;
-            match untouched && plan.tarballs.iter().all(|tarball| found.has_finished(tarball)) {
-                true => Ok(TargetState::Complete),
-                false => Err(RestoreError::TargetNotEmpty { path: target.into() }),
-            }
+        for tablespace in &plan.tablespaces {
+            check_tablespace(tablespace, target, wanted)?;
         }
-        // Space is not counted again: what was written before is not known to the byte.
-        Some(found) => Ok(TargetState::Resumable(found)),
-        None => {
-            if !is_absent_or_empty(target)? {
-                return Err(RestoreError::TargetNotEmpty { path: target.into() });
-            }
-            for PlannedTablespace { name, location, .. } in &plan.tablespaces {
-                if !is_absent_or_empty(location)? {
-                    let (name, path) = (name.clone(), location.clone());
-                    return Err(RestoreError::TablespaceNotEmpty { name, path });
-                }
-            }
-            check_space(plan, target)?;
-            Ok(TargetState::Fresh)
+        check_space(plan, target)?;
+        return Ok(TargetState::Fresh);
+    };
+    if let Some(difference) = found.difference(wanted) {
+        let (path, found) = (target.into(), found.source.url);
+        return Err(RestoreError::OtherRestore { path, found, difference });
+    }
+    let there = |path: &str| -> Result<bool, RestoreError> {
+        let there = data.extractor().exists(Path::new(path));
+        there.map_err(RestoreError::disk(&target.join(path)))
+    };
+    if there(PG_CONTROL)? {
+        // PostgreSQL renames the label when it starts: then this is a cluster, not a restore.
+        let all = plan.tarballs.iter().all(|tarball| found.has_finished(tarball));
+        if !there("backup_label")? || !all {
+            return Err(RestoreError::TargetNotEmpty { path: target.into() });
+        }
+        if found.ready {
+            return Ok(TargetState::Complete(found));
         }
     }
+    for tablespace in &plan.tablespaces {
+        check_tablespace(tablespace, target, &found)?;
+    }
+    // Space is not counted again: what was written before is not known to the byte.
+    Ok(TargetState::Resumable(found))
 }
 
 /// The place where `path` really is: links resolved as far as it exists.
@@ -76,7 +91,8 @@ pub fn real_path(path: &Path) -> io::Result<PathBuf> {
                 missing.push(name);
                 existing = parent;
             }
-            _ => return Ok(path.clone()),
+            // Where ".." leads from a directory that is not there nobody can tell.
+            _ => return Err(io::Error::new(io::ErrorKind::NotFound, "\"..\" leads from nowhere")),
         }
     }
 }
@@ -120,28 +136,4 @@ fn check_space(plan: &RestorePlan, target: &Path) -> Result<(), RestoreError> {
         }
     }
     Ok(())
-}
-
-/// A file in its place is neither, and an error. A journal that was never finished is nothing:
-/// a run was killed while it wrote its very first bytes.
-fn is_absent_or_empty(path: &Path) -> Result<bool, RestoreError> {
-    match std::fs::read_dir(path) {
-        Ok(entries) => {
-            for entry in entries {
-                if entry.map_err(RestoreError::disk(path))?.file_name() != JOURNAL_NEW {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
-            Err(RestoreError::NotADirectory { path: path.into() })
-        }
-        Err(error) => Err(RestoreError::Disk { path: path.into(), source: error }),
-    }
-}
-
-fn exists(path: &Path) -> Result<bool, RestoreError> {
-    path.try_exists().map_err(RestoreError::disk(path))
 }

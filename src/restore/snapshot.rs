@@ -10,7 +10,7 @@
 //! detaches and deletes those that this run made.
 
 use crate::catalog::{Backup, Catalog};
-use crate::disk::{self, Attributes, DurableFile, Machine, Owner, mount_device, unmount};
+use crate::disk::{self, Attributes, ExtractRoot, Machine, mount_device, unmount};
 use crate::flow::Cancel;
 use crate::monitor::{Monitor, Phase};
 use crate::restore::{RestoreCounts, RestoreError, RestoreOptions, RestoreSummary};
@@ -19,9 +19,8 @@ use crate::snapshot::{
     SnapshotCloud, SnapshotPlace, SnapshotRecord, SnapshotsInfo, VolumeRequest,
 };
 use serde_json::Value;
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -134,14 +133,15 @@ async fn place_label(
         let hint = "Name the data directory as it is on the recovered volumes.";
         return Err(RestoreError::Recovery { reason, hint: Some(hint.into()) });
     }
-    remove_stale_lock(target)?;
+    let data = ExtractRoot::open(target).map_err(RestoreError::disk(target))?;
+    remove_stale_lock(&data)?;
     cancel.check()?;
     let key = catalog.layout().backup_object(&backup.id, "backup_label");
     let stored = catalog.store().get(&key).await.map_err(RestoreError::Store)?;
     let Some(label) = stored else {
         return Err(RestoreError::MissingObject { object: catalog.store().url_of(&key) });
     };
-    write_label(target, &label).map_err(RestoreError::disk(&target.join("backup_label")))
+    write_label(&data, &label).map_err(RestoreError::disk(&target.join("backup_label")))
 }
 
 /// Recorded and found mount must be the same, options included (contract §14.5).
@@ -337,38 +337,45 @@ fn volume_name(snapshot: &SnapshotRecord, instance_id: &str) -> String {
 /// start. So only a process that works in the data directory counts, as PostgreSQL does; else
 /// the file goes. Source: PostgreSQL's documentation, "Making a Base Backup Using the Low Level
 /// API", which leaves it out of backups.
-fn remove_stale_lock(target: &Path) -> Result<(), RestoreError> {
-    let path = target.join("postmaster.pid");
-    let text = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        read => read.map_err(RestoreError::disk(&path))?,
+fn remove_stale_lock(data: &ExtractRoot) -> Result<(), RestoreError> {
+    let (name, path) = (Path::new("postmaster.pid"), data.path().join("postmaster.pid"));
+    let mut extractor = data.extractor();
+    let Some(file) = extractor.open(name).map_err(RestoreError::disk(&path))? else {
+        return Ok(());
     };
+    let mut text = Vec::new();
+    file.take(LOCK_BYTES_MAX).read_to_end(&mut text).map_err(RestoreError::disk(&path))?;
+    let text = String::from_utf8_lossy(&text);
     let process = text.lines().next().and_then(|line| line.trim().parse::<u32>().ok());
-    let here = fs::canonicalize(target).map_err(RestoreError::disk(target))?;
+    let here = fs::canonicalize(data.path()).map_err(RestoreError::disk(data.path()))?;
     match process.map(|process| fs::read_link(format!("/proc/{process}/cwd"))) {
         Some(Ok(folder)) if folder == here => {
-            let reason = format!("PostgreSQL is running in \"{}\"", target.display());
+            let reason = format!("PostgreSQL is running in \"{}\"", data.path().display());
             return Err(RestoreError::Recovery { reason, hint: Some("Stop it first.".into()) });
         }
         // Somebody else's process: what it is cannot be told.
         Some(Err(error)) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
         _ => {}
     }
-    fs::remove_file(&path).map_err(RestoreError::disk(&path))
+    extractor.remove(name).map_err(RestoreError::disk(&path))
 }
 
-fn write_label(target: &Path, label: &[u8]) -> io::Result<()> {
-    let directory = fs::metadata(target)?;
-    let owner = Owner { user_id: directory.uid(), group_id: directory.gid() };
-    let path = target.join("backup_label");
-    let mut file = DurableFile::create(&path).map_err(io::Error::other)?;
-    file.write_all(label)?;
+/// Eight short lines; the first is what counts.
+const LOCK_BYTES_MAX: u64 = 8 << 10;
+const LABEL: &str = "backup_label";
+const LABEL_NEW: &str = ".barman-cloud-restore.backup_label";
+
+/// The volumes hold what somebody's snapshot held: no link on them is followed.
+fn write_label(data: &ExtractRoot, label: &[u8]) -> io::Result<()> {
     // Whoever is not root owns what he writes.
-    let owner = disk::is_root().then_some(owner);
-    let mode = directory.mode() & 0o640;
-    file.apply(&Attributes { mode, owner, modified: None })?;
-    file.publish().map_err(io::Error::other)?;
-    File::open(target)?.sync_all()
+    let owner = if disk::is_root() { Some(data.owner()?) } else { None };
+    let mode = data.mode()? & 0o640;
+    let mut extractor = data.extractor();
+    let mut file = extractor.file(Path::new(LABEL_NEW), owner)?;
+    file.write_all(label)?;
+    disk::apply(&file, &Attributes { mode, owner, modified: None })?;
+    file.sync_all()?;
+    extractor.rename(Path::new(LABEL_NEW), Path::new(LABEL))
 }
 
 fn refused(reason: &str) -> RestoreError {
@@ -377,6 +384,7 @@ fn refused(reason: &str) -> RestoreError {
 
 #[cfg(test)]
 mod tests {
+    use crate::disk::ExtractRoot;
     use crate::restore::snapshot::{remove_stale_lock, volume_name, write_label};
     use crate::snapshot::{AwsSnapshot, SnapshotRecord};
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -404,7 +412,8 @@ mod tests {
         let mode = std::fs::Permissions::from_mode(0o750);
         std::fs::set_permissions(folder.path(), mode).expect("mode");
         std::fs::write(folder.path().join("backup_label"), "old").expect("old");
-        write_label(folder.path(), b"new").expect("written");
+        let data = ExtractRoot::open(folder.path()).expect("opened");
+        write_label(&data, b"new").expect("written");
         let path = folder.path().join("backup_label");
         let (label, directory) =
             (path.metadata().expect("label"), folder.path().metadata().expect("directory"));
@@ -417,19 +426,38 @@ mod tests {
     fn a_stale_postmaster_pid_goes_and_a_running_server_is_told() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("postmaster.pid");
+        let data = ExtractRoot::open(folder.path()).expect("opened");
         let here = std::process::id().to_string();
         std::fs::write(&path, &here).expect("write");
-        remove_stale_lock(folder.path()).expect("this process works elsewhere");
+        remove_stale_lock(&data).expect("this process works elsewhere");
         assert!(!path.exists());
-        remove_stale_lock(folder.path()).expect("nothing to remove");
+        remove_stale_lock(&data).expect("nothing to remove");
         let mut server = std::process::Command::new("sleep")
             .arg("60")
             .current_dir(folder.path())
             .spawn()
             .expect("a process");
         std::fs::write(&path, server.id().to_string()).expect("write");
-        let refused = remove_stale_lock(folder.path());
+        let refused = remove_stale_lock(&data);
         server.kill().and_then(|()| server.wait()).expect("ended");
         assert!(refused.is_err() && path.exists());
+    }
+
+    #[test]
+    fn links_on_a_recovered_volume_are_not_followed() {
+        let (folder, outside) =
+            (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("outside"));
+        let canary = outside.path().join("canary");
+        std::fs::write(&canary, "mine").expect("write");
+        std::fs::set_permissions(&canary, std::fs::Permissions::from_mode(0o644)).expect("mode");
+        for name in ["backup_label", ".barman-cloud-restore.backup_label", "postmaster.pid"] {
+            std::os::unix::fs::symlink(&canary, folder.path().join(name)).expect("link");
+        }
+        let data = ExtractRoot::open(folder.path()).expect("opened");
+        assert!(remove_stale_lock(&data).is_err());
+        write_label(&data, b"new").expect("written");
+        let mode = canary.metadata().expect("canary").permissions().mode();
+        assert_eq!((std::fs::read(&canary).expect("read"), mode & 0o777), (b"mine".into(), 0o644));
+        assert!(!folder.path().join("backup_label").is_symlink());
     }
 }

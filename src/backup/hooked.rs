@@ -6,7 +6,9 @@
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
 use crate::backup::last::{LastFile, label_file, read_control_file, read_external, write_last};
 use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
-use crate::backup::prepare::{freight, look_over, page_checks, remove_objects};
+use crate::backup::prepare::{
+    freight, look_over, page_checks, remove_objects, warn_of_later_version,
+};
 use crate::backup::produce::{Production, SurveyedArea};
 use crate::backup::record::{self, Took};
 use crate::backup::ship::Freight;
@@ -128,6 +130,7 @@ fn read(local: &LocalBackup) -> Result<Read, BackupError> {
         let path = data.join("global/pg_control").display().to_string();
         BackupError::ControlFile { path, source }
     })?;
+    warn_of_later_version(&control);
     let mut last = vec![control_file];
     let label = data.join("backup_label");
     if label.exists() {

@@ -7,6 +7,7 @@ use crate::backup::produce::PageChecks;
 use crate::backup::ship::Freight;
 use crate::backup::survey::{Area, survey};
 use crate::backup::tally::Tally;
+use crate::backup::wal::WalPatience;
 use crate::catalog::{ArchiveIdentity, BackupId, BackupStatus, Catalog, TarballTarget};
 use crate::codec::{BLOCK_BYTES, Compression, TarballCodec};
 use crate::flow::{Buffers, Cancel, Limits, Pace, WorkerPool};
@@ -22,7 +23,6 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// What shall be done; every field decided.
@@ -55,7 +55,7 @@ pub enum PageChecksums {
 /// Whether a backup is complete only when the archive holds its WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalConfirmation {
-    WaitUpTo(Duration),
+    WaitUpTo(WalPatience),
     /// For archives that another tool keeps somewhere else.
     Leave,
 }
@@ -81,6 +81,9 @@ pub fn preflight(facts: &ServerFacts, options: &BackupOptions) -> Result<Control
             hint: "Set archive_mode and archive_command (barman-cloud-wal-archive), or give --no-wal-check if another tool keeps the WAL.",
         });
     }
+    if let Some(failure) = facts.archiver_failure.as_ref().filter(|_| confirms) {
+        tracing::warn!(%failure, "this server's archiver is not getting anywhere: the backup will wait for it at its end");
+    }
     let path = facts.data_directory.join("global/pg_control");
     let content = fs::read(&path).map_err(|error| BackupError::Refused {
         reason: format!("cannot read \"{}\": {error}", path.display()),
@@ -88,6 +91,7 @@ pub fn preflight(facts: &ServerFacts, options: &BackupOptions) -> Result<Control
     })?;
     let control = ControlFile::parse(&content)
         .map_err(|source| BackupError::ControlFile { path: path.display().to_string(), source })?;
+    warn_of_later_version(&control);
     if control.system_identifier != facts.system_identifier {
         return Err(BackupError::Refused {
             reason: format!(
@@ -100,6 +104,16 @@ pub fn preflight(facts: &ServerFacts, options: &BackupOptions) -> Result<Control
         });
     }
     Ok(control)
+}
+
+/// A PostgreSQL that came after this program is backed up as the last known one is.
+pub fn warn_of_later_version(control: &ControlFile) {
+    if control.is_of_later_version() {
+        tracing::warn!(
+            control_version = control.control_version,
+            "the control file is of a later PostgreSQL than this program knows; its fields were found by its checksum. Try a restore of this backup"
+        );
+    }
 }
 
 /// Refuses an archive that belongs to another cluster; one that belongs to nobody yet is fine.

@@ -133,6 +133,8 @@ pub fn of_backup(error: &BackupError) -> Exit {
         | BackupError::Tarball { .. }
         | BackupError::Upload { .. }
         | BackupError::WalMissing { .. }
+        | BackupError::WalNotOurs { .. }
+        | BackupError::WalGone { .. }
         | BackupError::TimelineChanged { .. }
         | BackupError::MountsChanged
         | BackupError::Snapshot(_)

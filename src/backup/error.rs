@@ -50,6 +50,12 @@ pub enum BackupError {
         "the WAL archive has lost {count} of the segments that the backup needs while it ran, the first is \"{first}\""
     )]
     WalGone { first: String, count: usize },
+    /// A part of the backup was stored and is not there as it was written.
+    #[error("object \"{object}\" was stored with {written} bytes and {}", match found {
+        Some(bytes) => format!("has {bytes}"),
+        None => "is not there any more".into(),
+    })]
+    ObjectLost { object: String, written: u64, found: Option<u64> },
     /// The backup spans a promotion: its files belong to two timelines.
     #[error("the server changed from timeline {begin} to {end} during the backup")]
     TimelineChanged { begin: u32, end: u32 },
@@ -103,6 +109,7 @@ impl BackupError {
             Self::WalNotOurs { .. } => {
                 "Was this server reverted to an older state, or does another one archive to the same server name? Archive it under another server name."
             }
+            Self::ObjectLost { .. } => "Was the backup deleted while it was running?",
             Self::WalGone { .. } => {
                 "Has a run of barman-cloud-backup-delete or a rule of the bucket deleted them?"
             }

@@ -20,6 +20,7 @@ mod mounted;
 mod plan;
 mod prepare;
 mod produce;
+mod publish;
 mod record;
 mod ship;
 mod snapshot;
@@ -50,6 +51,7 @@ use crate::backup::prepare::{
     areas, check_archive, check_name, external_files, freight, look_over, page_checks, preflight,
 };
 use crate::backup::produce::{Production, SurveyedArea};
+use crate::backup::publish::{publish, remove_objects};
 use crate::backup::record::{Begun, Took, add_begin, add_end, facts_before};
 use crate::backup::ship::Freight;
 use crate::backup::tally::{Noticings, Tally};
@@ -60,6 +62,7 @@ use crate::flow::{Cancel, Limits};
 use crate::monitor::{Monitor, Phase};
 use crate::pgdata::{ControlFile, WalRange};
 use crate::postgres::{ArchiveWait, ServerFacts, Session, StartedBackup, StoppedBackup};
+use crate::store::WrittenObject;
 use crate::wal::WalSegment;
 use std::sync::Arc;
 use std::time::Instant;
@@ -179,12 +182,13 @@ impl Run<'_> {
         let took_copy = copying.elapsed();
         add_end(&mut self.info, &stopped);
         let range = WalRange { timeline: start.timeline, begin: start.lsn, end: stopped.end };
-        manifest.finish(vec![range]).await?;
+        let manifest = manifest.finish(vec![range]).await?;
 
         self.monitor.phase(Phase::WaitingForWal);
         self.confirm_wal(&start, &stopped).await?;
         // Everything is stored and confirmed: only the record makes it a backup.
-        self.publish(&carried, Took { copy: took_copy, total: self.begun.elapsed() }).await
+        let took = Took { copy: took_copy, total: self.begun.elapsed() };
+        self.publish(&carried, &manifest, took).await
     }
 
     /// Waits until recovery from this backup has its WAL, and looks once more when all of it has
@@ -276,18 +280,23 @@ impl Run<'_> {
         Ok((carried, stopped))
     }
 
-    async fn publish(&self, carried: &[Carried], took: Took) -> Result<BackupSummary, BackupError> {
+    async fn publish(
+        &self,
+        carried: &[Carried],
+        manifest: &WrittenObject,
+        took: Took,
+    ) -> Result<BackupSummary, BackupError> {
         let noticed = self.tally.noticed();
         let (id, info) = (self.id.clone(), self.info.clone());
-        let record =
+        let mut record =
             record::done(id, info, self.options, carried, noticed.clone(), self.limits, took);
-        self.catalog.publish(&record).await.map_err(BackupError::Catalog)?;
+        publish(self.catalog, &mut record, manifest, None).await?;
         Ok(summary_of(&record, &noticed))
     }
 
     /// Takes finished tarballs away and records the failure, as far as the store answers.
     async fn fail(&self, error: &BackupError) {
-        prepare::remove_objects(self.catalog, &self.id).await;
+        remove_objects(self.catalog, &self.id).await;
         let reason = prepare::failure_reason(error);
         let (id, info) = (self.id.clone(), self.info.clone());
         let record = record::failed(id, info, self.options, reason, self.tally.noticed());

@@ -8,15 +8,14 @@ use crate::backup::ship::Freight;
 use crate::backup::survey::{Area, survey};
 use crate::backup::tally::Tally;
 use crate::backup::wal::WalPatience;
-use crate::catalog::{ArchiveIdentity, BackupId, BackupStatus, Catalog, TarballTarget};
+use crate::catalog::{ArchiveIdentity, BackupStatus, Catalog, TarballTarget};
 use crate::codec::{BLOCK_BYTES, Compression, TarballCodec};
 use crate::flow::{Buffers, Cancel, Limits, Pace, WorkerPool};
 use crate::monitor::{Metric, Monitor};
 use crate::pgdata::{ControlFile, FileFilter, ManifestVersion, PAGE_BYTES};
 use crate::postgres::{ArchiveWait, Checkpoint, ServerFacts, TablespaceLocation};
-use crate::store::{Courier, ObjectKey, PutOptions};
+use crate::store::{Courier, PutOptions};
 use crate::wal::{Lsn, TimelineId};
-use futures::TryStreamExt;
 use jiff::Timestamp;
 use std::error::Error;
 use std::ffi::OsString;
@@ -295,27 +294,6 @@ pub fn check_timeline(begun: Option<TimelineId>, ended: TimelineId) -> Result<()
             Err(BackupError::TimelineChanged { begin: begun.number(), end: ended.number() })
         }
         _ => Ok(()),
-    }
-}
-
-/// Deletes what a failed run has stored, but not the claim of its id. Where that is refused
-/// (a locked bucket) the next delete sweeps it.
-pub async fn remove_objects(catalog: &Catalog, id: &BackupId) {
-    let folder = catalog.layout().backup(id);
-    let listed: Result<Vec<ObjectKey>, _> =
-        catalog.store().list(&folder).map_ok(|entry| entry.key).try_collect().await;
-    let keys = match listed {
-        Ok(keys) => keys,
-        Err(error) => {
-            tracing::warn!(backup_id = %id, %error, "could not look for objects of the failed backup");
-            return;
-        }
-    };
-    let keys = keys.into_iter().filter(|key| key.file_name() != "started.json").collect();
-    for (key, answer) in catalog.store().delete(keys).await {
-        if let Err(error) = answer {
-            tracing::warn!(object = %key, %error, "could not delete object of the failed backup");
-        }
     }
 }
 

@@ -14,9 +14,8 @@
 //! last of all, because a locked snapshot could not be deleted by a run that fails.
 
 use crate::backup::mounted::{MountedDisk, check_coverage, mounted_disks};
-use crate::backup::prepare::{
-    check_archive, check_name, check_timeline, preflight, remove_objects,
-};
+use crate::backup::prepare::{check_archive, check_name, check_timeline, preflight};
+use crate::backup::publish::{publish_record, remove_objects};
 use crate::backup::record::{self, Begun, add_begin, add_end, facts_before};
 use crate::backup::wal::NeededWal;
 use crate::backup::{BackupError, BackupOptions, WalConfirmation, prepare};
@@ -259,7 +258,7 @@ impl Run<'_> {
             .map_err(BackupError::Store)?;
         let (id, info) = (self.id.clone(), self.info.clone());
         let record = record::done_snapshot(id, info, took, self.begun.elapsed());
-        self.catalog.publish(&record).await.map_err(BackupError::Catalog)?;
+        publish_record(self.catalog, &record, None).await?;
         Ok(SnapshotBackupSummary { id: self.id.clone(), snapshots: self.created.len() })
     }
 

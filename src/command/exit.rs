@@ -135,6 +135,7 @@ pub fn of_backup(error: &BackupError) -> Exit {
         | BackupError::WalMissing { .. }
         | BackupError::WalNotOurs { .. }
         | BackupError::WalGone { .. }
+        | BackupError::ObjectLost { .. }
         | BackupError::TimelineChanged { .. }
         | BackupError::MountsChanged
         | BackupError::Snapshot(_)

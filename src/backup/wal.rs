@@ -164,7 +164,8 @@ impl<'a> NeededWal<'a> {
             let Some(first) = pending.first() else { return Ok(()) };
             let delay = self.delay(&pending);
             let waited = self.limit(&delay, patience);
-            if begun.elapsed() + pause > waited {
+            let left = waited.saturating_sub(begun.elapsed());
+            if left.is_zero() {
                 let (first, count) = (first.name(self.size), pending.len());
                 return Err(BackupError::WalMissing { first, count, waited, delay });
             }
@@ -173,7 +174,7 @@ impl<'a> NeededWal<'a> {
                 tell(&first.name(self.size), pending.len(), &delay);
             }
             tokio::select! {
-                () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
+                () = tokio::time::sleep(pause.min(left)) => pause = (pause * 2).min(PAUSE_MAX),
                 () = cancel.cancelled() => return Err(BackupError::Cancelled),
             }
         }

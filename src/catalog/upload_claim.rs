@@ -145,8 +145,8 @@ mod tests {
     ) -> Claimed {
         let id = BackupId::parse(ID).expect("id");
         let claim = UploadClaim { id: &id, started, content };
-        let claimed = catalog.claim_upload(&claim, now(), &|process| alive.contains(&process));
-        claimed.await.expect("memory answers")
+        let is_running = |process| alive.contains(&process);
+        catalog.claim_upload(&claim, now(), &is_running).await.expect("memory answers")
     }
 
     #[tokio::test]

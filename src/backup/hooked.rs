@@ -6,20 +6,26 @@
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
 use crate::backup::last::{LastFile, label_file, read_control_file, read_external, write_last};
 use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
-use crate::backup::prepare::{freight, look_over, page_checks, remove_objects};
+use crate::backup::prepare::{freight, look_over, page_checks, warn_of_later_version};
 use crate::backup::produce::{Production, SurveyedArea};
+use crate::backup::publish::{publish, remove_objects};
 use crate::backup::record::{self, Took};
 use crate::backup::ship::Freight;
 use crate::backup::survey::Area;
 use crate::backup::tally::Tally;
 use crate::backup::{BackupError, BackupOptions, BackupSummary, disk_error, summary_of};
 use crate::catalog::format::backup_info;
-use crate::catalog::{BackupId, BackupInfo, Catalog, TarballTarget};
+use crate::catalog::{
+    Backup, BackupId, BackupInfo, BackupMethod, Catalog, CatalogError, Claimed, StartedRecord,
+    TarballTarget, UploadClaim,
+};
 use crate::disk::Accounts;
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Monitor, Phase};
 use crate::pgdata::{ControlFile, FileFilter, ManifestVersion, WalRange};
+use crate::store::hex;
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,8 +63,8 @@ struct Upload<'a> {
 }
 
 /// Uploads `local`; `None` when this very backup is there already, because Barman runs a retry
-/// script again until it succeeds. Another one under its id is refused; what an interrupted run
-/// left is replaced.
+/// script again until it succeeds. Another one under its id, complete or running, is refused; what
+/// an interrupted run of this very upload left is replaced.
 pub async fn upload_local(
     local: &LocalBackup,
     catalog: &Catalog,
@@ -70,10 +76,13 @@ pub async fn upload_local(
     let begun = Instant::now();
     let read = read(local)?;
     let found = catalog.find(&local.id, options.now).await.map_err(BackupError::Catalog)?;
-    if found.is_some_and(|backup| backup.is_done()) {
-        return check_same(local, catalog, &read.verbatim).await.map(|()| None);
+    if let Some(backup) = found.filter(Backup::is_done) {
+        check_same(local, catalog, &read.verbatim).await?;
+        backup.tarballs().map_err(CatalogError::Incomplete).map_err(BackupError::Catalog)?;
+        return Ok(None);
     }
-    // Without a record, what lies there is what a killed run left.
+    claim(local, catalog, options, &read.verbatim).await?;
+    // The folder is ours: what lies there is what a killed run of this upload left.
     remove_objects(catalog, &local.id).await;
     let (cancel, tally) = (cancel.child(), Arc::default());
     let upload = Upload { local, catalog, options, limits, monitor, cancel, tally, begun };
@@ -84,7 +93,57 @@ pub async fn upload_local(
         }
         Err(error) => {
             remove_objects(catalog, &local.id).await;
+            release(local, catalog).await;
             Err(error)
+        }
+    }
+}
+
+/// Claims the id, or says who has it.
+async fn claim(
+    local: &LocalBackup,
+    catalog: &Catalog,
+    options: &BackupOptions,
+    verbatim: &Bytes,
+) -> Result<(), BackupError> {
+    let started = StartedRecord {
+        tool: record::TOOL.into(),
+        name: None,
+        method: BackupMethod::Files,
+        started: options.now,
+        host: options.host.clone(),
+        process: std::process::id(),
+        snapshots: None,
+    };
+    let content = hex(&Sha256::digest(verbatim));
+    let claim = UploadClaim { id: &local.id, started: &started, content: &content };
+    let claimed = catalog.claim_upload(&claim, options.now, &is_running).await;
+    let (reason, hint) = match claimed.map_err(BackupError::Catalog)? {
+        Claimed::Ours => return Ok(()),
+        Claimed::Running { host, process } => (
+            format!("backup \"{}\" is being uploaded by process {process} on \"{host}\"", local.id),
+            "If that process is gone, delete the backup with barman-cloud-backup-delete.",
+        ),
+        Claimed::Taken => (
+            format!("backup ID \"{}\" is taken by another backup, complete or not", local.id),
+            "Does another server or command back up to the same server name?",
+        ),
+    };
+    Err(BackupError::Refused { reason, hint })
+}
+
+/// Whether a process of this host is one of ours: its number alone may be another's by now.
+fn is_running(process: u32) -> bool {
+    let words = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    words.windows(b"barman-cloud".len()).any(|word| word == b"barman-cloud")
+}
+
+/// Gives the id back: nothing of the failed upload is left.
+async fn release(local: &LocalBackup, catalog: &Catalog) {
+    let key = catalog.layout().backup_object(&local.id, "started.json");
+    for (key, answer) in catalog.store().delete(vec![key]).await {
+        if let Err(error) = answer {
+            tracing::warn!(object = %key, %error, "could not delete object of the failed upload");
         }
     }
 }
@@ -128,6 +187,7 @@ fn read(local: &LocalBackup) -> Result<Read, BackupError> {
         let path = data.join("global/pg_control").display().to_string();
         BackupError::ControlFile { path, source }
     })?;
+    warn_of_later_version(&control);
     let mut last = vec![control_file];
     let label = data.join("backup_label");
     if label.exists() {
@@ -154,7 +214,7 @@ impl Upload<'_> {
                 return Err(error);
             }
         };
-        manifest.finish(wal_ranges(&info)).await?;
+        let manifest = manifest.finish(wal_ranges(&info)).await?;
         let took = Took { copy: self.begun.elapsed(), total: self.begun.elapsed() };
         let noticed = self.tally.noticed();
         let id = self.local.id.clone();
@@ -163,8 +223,7 @@ impl Upload<'_> {
             record::done(id, info, self.options, &carried, noticed.clone(), self.limits, took);
         // Barman's own statistics of its own copy stay.
         record.info.copy_stats = copy_stats;
-        let published = self.catalog.publish_verbatim(&record, verbatim).await;
-        published.map_err(BackupError::Catalog)?;
+        publish(self.catalog, &mut record, &manifest, Some(verbatim)).await?;
         Ok(summary_of(&record, &noticed))
     }
 

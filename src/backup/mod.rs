@@ -14,46 +14,55 @@ mod copy;
 mod error;
 mod hooked;
 mod last;
+mod local_wal;
 mod manifest;
 mod mounted;
 mod plan;
 mod prepare;
 mod produce;
+mod publish;
 mod record;
 mod ship;
 mod snapshot;
 mod source;
+mod stored_segment;
 mod survey;
 mod tally;
 mod wal;
 
 #[cfg(test)]
 mod copy_tests;
+#[cfg(test)]
+mod wal_tests;
 
 pub use error::BackupError;
 pub(crate) use error::disk_error;
 pub use hooked::{LocalBackup, upload_local};
 pub use prepare::{BackupOptions, PageChecksums, WalConfirmation};
 pub use snapshot::{SnapshotBackupOptions, SnapshotBackupSummary, backup_snapshots};
+pub use wal::WalPatience;
 
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
 use crate::backup::last::{label_file, read_control_file, read_external, write_last};
+use crate::backup::local_wal::LocalWal;
 use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
 use crate::backup::plan::BackupPlan;
 use crate::backup::prepare::{
     areas, check_archive, check_name, external_files, freight, look_over, page_checks, preflight,
 };
 use crate::backup::produce::{Production, SurveyedArea};
+use crate::backup::publish::{publish, remove_objects};
 use crate::backup::record::{Begun, Took, add_begin, add_end, facts_before};
 use crate::backup::ship::Freight;
 use crate::backup::tally::{Noticings, Tally};
-use crate::backup::wal::{needed, wait_for_archiver, wait_for_wal};
+use crate::backup::wal::{NeededWal, wait_for_archiver};
 use crate::catalog::{BackupId, BackupInfo, BackupMethod, BackupRecord, Catalog, StartedRecord};
 use crate::disk::Accounts;
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Monitor, Phase};
 use crate::pgdata::{ControlFile, WalRange};
 use crate::postgres::{ArchiveWait, ServerFacts, Session, StartedBackup, StoppedBackup};
+use crate::store::WrittenObject;
 use crate::wal::WalSegment;
 use std::sync::Arc;
 use std::time::Instant;
@@ -173,24 +182,35 @@ impl Run<'_> {
         let took_copy = copying.elapsed();
         add_end(&mut self.info, &stopped);
         let range = WalRange { timeline: start.timeline, begin: start.lsn, end: stopped.end };
-        manifest.finish(vec![range]).await?;
+        let manifest = manifest.finish(vec![range]).await?;
 
         self.monitor.phase(Phase::WaitingForWal);
-        let size = self.facts.wal_segment_size;
+        self.confirm_wal(&start, &stopped).await?;
+        // Everything is stored and confirmed: only the record makes it a backup.
+        let took = Took { copy: took_copy, total: self.begun.elapsed() };
+        self.publish(&carried, &manifest, took).await
+    }
+
+    /// Waits until recovery from this backup has its WAL, and looks once more when all of it has
+    /// been there: waiting may have taken a day.
+    async fn confirm_wal(&self, start: &Begun, stopped: &StoppedBackup) -> Result<(), BackupError> {
+        let facts = &self.facts;
         match self.options.wal {
             WalConfirmation::WaitUpTo(patience) => {
-                let needed = needed(start.timeline, start.lsn, stopped.end, size);
-                wait_for_wal(self.catalog, needed, size, patience, &self.cancel).await?;
+                let failure = stopped.archiver_failure.clone();
+                let (begin, end) = (start.lsn, stopped.end);
+                let needed =
+                    NeededWal::of(self.catalog, facts, start.timeline, begin, end, failure);
+                needed.confirm(patience, &self.cancel).await?;
+                needed.look_again().await
             }
-            WalConfirmation::Leave if self.facts.archives() => {
+            WalConfirmation::Leave if facts.archives() => {
+                let size = facts.wal_segment_size;
                 let last = WalSegment::before(start.timeline, stopped.end, size).name(size);
-                let directory = self.facts.data_directory.join("pg_wal");
-                wait_for_archiver(&directory, &last, &self.cancel).await?;
+                wait_for_archiver(&LocalWal::of(facts), &last, &self.cancel).await
             }
-            WalConfirmation::Leave => {}
+            WalConfirmation::Leave => Ok(()),
         }
-        // Everything is stored and confirmed: only the record makes it a backup.
-        self.publish(&carried, Took { copy: took_copy, total: self.begun.elapsed() }).await
     }
 
     /// Looks the cluster over, cuts it into tarballs and gathers what their writers share.
@@ -260,18 +280,23 @@ impl Run<'_> {
         Ok((carried, stopped))
     }
 
-    async fn publish(&self, carried: &[Carried], took: Took) -> Result<BackupSummary, BackupError> {
+    async fn publish(
+        &self,
+        carried: &[Carried],
+        manifest: &WrittenObject,
+        took: Took,
+    ) -> Result<BackupSummary, BackupError> {
         let noticed = self.tally.noticed();
         let (id, info) = (self.id.clone(), self.info.clone());
-        let record =
+        let mut record =
             record::done(id, info, self.options, carried, noticed.clone(), self.limits, took);
-        self.catalog.publish(&record).await.map_err(BackupError::Catalog)?;
+        publish(self.catalog, &mut record, manifest, None).await?;
         Ok(summary_of(&record, &noticed))
     }
 
     /// Takes finished tarballs away and records the failure, as far as the store answers.
     async fn fail(&self, error: &BackupError) {
-        prepare::remove_objects(self.catalog, &self.id).await;
+        remove_objects(self.catalog, &self.id).await;
         let reason = prepare::failure_reason(error);
         let (id, info) = (self.id.clone(), self.info.clone());
         let record = record::failed(id, info, self.options, reason, self.tally.noticed());

@@ -7,22 +7,21 @@ use crate::backup::produce::PageChecks;
 use crate::backup::ship::Freight;
 use crate::backup::survey::{Area, survey};
 use crate::backup::tally::Tally;
-use crate::catalog::{ArchiveIdentity, BackupId, BackupStatus, Catalog, TarballTarget};
+use crate::backup::wal::WalPatience;
+use crate::catalog::{ArchiveIdentity, BackupStatus, Catalog, TarballTarget};
 use crate::codec::{BLOCK_BYTES, Compression, TarballCodec};
 use crate::flow::{Buffers, Cancel, Limits, Pace, WorkerPool};
 use crate::monitor::{Metric, Monitor};
 use crate::pgdata::{ControlFile, FileFilter, ManifestVersion, PAGE_BYTES};
 use crate::postgres::{ArchiveWait, Checkpoint, ServerFacts, TablespaceLocation};
-use crate::store::{Courier, ObjectKey, PutOptions};
+use crate::store::{Courier, PutOptions};
 use crate::wal::{Lsn, TimelineId};
-use futures::TryStreamExt;
 use jiff::Timestamp;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Semaphore;
 
 /// What shall be done; every field decided.
@@ -55,7 +54,7 @@ pub enum PageChecksums {
 /// Whether a backup is complete only when the archive holds its WAL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalConfirmation {
-    WaitUpTo(Duration),
+    WaitUpTo(WalPatience),
     /// For archives that another tool keeps somewhere else.
     Leave,
 }
@@ -81,6 +80,9 @@ pub fn preflight(facts: &ServerFacts, options: &BackupOptions) -> Result<Control
             hint: "Set archive_mode and archive_command (barman-cloud-wal-archive), or give --no-wal-check if another tool keeps the WAL.",
         });
     }
+    if let Some(failure) = facts.archiver_failure.as_ref().filter(|_| confirms) {
+        tracing::warn!(%failure, "this server's archiver is not getting anywhere: the backup will wait for it at its end");
+    }
     let path = facts.data_directory.join("global/pg_control");
     let content = fs::read(&path).map_err(|error| BackupError::Refused {
         reason: format!("cannot read \"{}\": {error}", path.display()),
@@ -88,6 +90,7 @@ pub fn preflight(facts: &ServerFacts, options: &BackupOptions) -> Result<Control
     })?;
     let control = ControlFile::parse(&content)
         .map_err(|source| BackupError::ControlFile { path: path.display().to_string(), source })?;
+    warn_of_later_version(&control);
     if control.system_identifier != facts.system_identifier {
         return Err(BackupError::Refused {
             reason: format!(
@@ -100,6 +103,16 @@ pub fn preflight(facts: &ServerFacts, options: &BackupOptions) -> Result<Control
         });
     }
     Ok(control)
+}
+
+/// A PostgreSQL that came after this program is backed up as the last known one is.
+pub fn warn_of_later_version(control: &ControlFile) {
+    if control.is_of_later_version() {
+        tracing::warn!(
+            control_version = control.control_version,
+            "the control file is of a later PostgreSQL than this program knows; its fields were found by its checksum. Try a restore of this backup"
+        );
+    }
 }
 
 /// Refuses an archive that belongs to another cluster; one that belongs to nobody yet is fine.
@@ -283,27 +296,6 @@ pub fn check_timeline(begun: Option<TimelineId>, ended: TimelineId) -> Result<()
             Err(BackupError::TimelineChanged { begin: begun.number(), end: ended.number() })
         }
         _ => Ok(()),
-    }
-}
-
-/// Deletes what a failed run has stored, but not the claim of its id. Where that is refused
-/// (a locked bucket) the next delete sweeps it.
-pub async fn remove_objects(catalog: &Catalog, id: &BackupId) {
-    let folder = catalog.layout().backup(id);
-    let listed: Result<Vec<ObjectKey>, _> =
-        catalog.store().list(&folder).map_ok(|entry| entry.key).try_collect().await;
-    let keys = match listed {
-        Ok(keys) => keys,
-        Err(error) => {
-            tracing::warn!(backup_id = %id, %error, "could not look for objects of the failed backup");
-            return;
-        }
-    };
-    let keys = keys.into_iter().filter(|key| key.file_name() != "started.json").collect();
-    for (key, answer) in catalog.store().delete(keys).await {
-        if let Err(error) = answer {
-            tracing::warn!(object = %key, %error, "could not delete object of the failed backup");
-        }
     }
 }
 

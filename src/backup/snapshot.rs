@@ -14,24 +14,22 @@
 //! last of all, because a locked snapshot could not be deleted by a run that fails.
 
 use crate::backup::mounted::{MountedDisk, check_coverage, mounted_disks};
-use crate::backup::prepare::{
-    check_archive, check_name, check_timeline, preflight, remove_objects,
-};
+use crate::backup::prepare::{check_archive, check_name, check_timeline, preflight};
+use crate::backup::publish::{publish_record, remove_objects};
 use crate::backup::record::{self, Begun, add_begin, add_end, facts_before};
-use crate::backup::wal::{needed, wait_for_wal};
+use crate::backup::wal::NeededWal;
 use crate::backup::{BackupError, BackupOptions, WalConfirmation, prepare};
 use crate::catalog::{BackupId, BackupInfo, BackupMethod, Catalog, StartedRecord};
 use crate::disk::Machine;
 use crate::flow::{Cancel, Limits};
 use crate::monitor::{Metric, Monitor, Phase};
-use crate::postgres::{Session, StartedBackup, StoppedBackup};
+use crate::postgres::{ServerFacts, Session, StartedBackup, StoppedBackup};
 use crate::snapshot::{
     CreateRequest, DiskFilter, Instance, Patience, PendingSnapshots, PlannedSnapshot, Reached,
     SnapshotCloud, SnapshotErrorKind, SnapshotLock, SnapshotRecord, SnapshotsInfo, select,
     snapshot_name, wait,
 };
 use crate::store::{PutMode, PutOptions};
-use crate::wal::SegmentSize;
 use bytes::Bytes;
 use futures::future::join_all;
 use std::sync::Arc;
@@ -66,7 +64,7 @@ struct Run<'a> {
     monitor: Arc<dyn Monitor>,
     cancel: Cancel,
     begun: Instant,
-    segment_size: SegmentSize,
+    facts: ServerFacts,
     instance: Instance,
     disks: Vec<MountedDisk>,
     pending: PendingSnapshots,
@@ -111,7 +109,7 @@ pub async fn backup_snapshots(
     tracing::info!(backup_id = %id, "backup begins");
     let mut info = facts_before(&facts, common);
     info.server_name = Some(options.server_name.clone());
-    let (cancel, segment_size) = (cancel.child(), facts.wal_segment_size);
+    let cancel = cancel.child();
     let (created, asked) = (Vec::new(), false);
     let mut run = Run {
         id,
@@ -123,7 +121,7 @@ pub async fn backup_snapshots(
         monitor,
         cancel,
         begun,
-        segment_size,
+        facts,
         instance,
         disks,
         pending,
@@ -182,9 +180,13 @@ impl Run<'_> {
         let took = copying.elapsed();
         if let WalConfirmation::WaitUpTo(patience) = self.common.wal {
             self.monitor.phase(Phase::WaitingForWal);
-            let size = self.segment_size;
-            let needed = needed(start.timeline, start.lsn, stopped.end, size);
-            wait_for_wal(self.catalog, needed, size, patience, &self.cancel).await?;
+            let failure = stopped.archiver_failure.clone();
+            let (begin, end) = (start.lsn, stopped.end);
+            let needed =
+                NeededWal::of(self.catalog, &self.facts, start.timeline, begin, end, failure);
+            needed.confirm(patience, &self.cancel).await?;
+            // Before the locks, which nothing takes back.
+            needed.look_again().await?;
         }
         self.lock().await?;
         self.publish(&stopped, took).await
@@ -256,7 +258,7 @@ impl Run<'_> {
             .map_err(BackupError::Store)?;
         let (id, info) = (self.id.clone(), self.info.clone());
         let record = record::done_snapshot(id, info, took, self.begun.elapsed());
-        self.catalog.publish(&record).await.map_err(BackupError::Catalog)?;
+        publish_record(self.catalog, &record, None).await?;
         Ok(SnapshotBackupSummary { id: self.id.clone(), snapshots: self.created.len() })
     }
 

@@ -26,6 +26,7 @@ mod publish;
 mod record;
 mod tarball_index;
 mod tarballs;
+mod upload_claim;
 mod wal_folders;
 mod wal_index;
 
@@ -46,5 +47,6 @@ pub use record::{
 };
 pub use tarball_index::{IndexReadError, IndexWriter, IndexedMember, read_index};
 pub use tarballs::{Tarball, TarballError};
+pub use upload_claim::{Claimed, UploadClaim};
 pub use wal_folders::{WalFolder, WalLog, WalTop};
 pub use wal_index::WalObject;

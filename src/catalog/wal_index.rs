@@ -50,29 +50,31 @@ impl Catalog {
         self.wals_below(&self.layout().wals())
     }
 
-    /// The segments among `segments` that the archive does not hold complete. One LIST per
-    /// 4 GiB of WAL.
-    pub async fn missing_segments(
+    /// The objects that hold these segments, complete ones alone; a segment that is not in the
+    /// archive is left out. One LIST per 4 GiB of WAL.
+    pub async fn stored_segments(
         &self,
         segments: &[WalSegment],
         size: SegmentSize,
-    ) -> Result<Vec<WalSegment>, CatalogError> {
-        let names: Vec<WalFileName> =
-            segments.iter().map(|segment| WalFileName::of_segment(*segment, size)).collect();
-        let folders: BTreeSet<String> =
-            names.iter().map(|name| self.layout().wal_directory(name)).collect();
-        let mut there: BTreeSet<String> = BTreeSet::new();
+    ) -> Result<BTreeMap<WalSegment, Vec<WalObject>>, CatalogError> {
+        let wanted: BTreeSet<WalSegment> = segments.iter().copied().collect();
+        let folders: BTreeSet<String> = wanted
+            .iter()
+            .map(|segment| self.layout().wal_directory(&WalFileName::of_segment(*segment, size)))
+            .collect();
+        let mut stored: BTreeMap<WalSegment, Vec<WalObject>> = BTreeMap::new();
         for folder in folders {
             let mut found = self.wals_below(&folder);
             while let Some(object) = found.try_next().await? {
-                if object.name.kind() == WalFileKind::Segment {
-                    there.insert(object.name.as_str().to_ascii_uppercase());
+                if object.name.kind() == WalFileKind::Segment
+                    && let Some(segment) = WalSegment::from_name(object.name.as_str(), size)
+                    && wanted.contains(&segment)
+                {
+                    stored.entry(segment).or_default().push(object);
                 }
             }
         }
-        let missing =
-            segments.iter().zip(&names).filter(|(_, name)| !there.contains(name.as_str()));
-        Ok(missing.map(|(segment, _)| *segment).collect())
+        Ok(stored)
     }
 
     /// The history of a timeline; `None` when the archive holds no history file of it, in no
@@ -176,14 +178,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn missing_segments_are_told_and_a_partial_one_is_missing() {
+    async fn stored_segments_are_told_and_a_partial_one_is_none() {
         let catalog = fixtures::catalog("contract", "pg15", "main").await;
         let size = SegmentSize::new(1 << 20).expect("1 MiB");
         let segments: Vec<_> =
             (0x19..=0x1C).map(|number| WalSegment { timeline: timeline(1), number }).collect();
-        let missing = catalog.missing_segments(&segments, size).await.expect("lists");
-        let numbers: Vec<_> = missing.iter().map(|segment| segment.number).collect();
-        assert_eq!(numbers, [0x1B, 0x1C]);
+        let stored = catalog.stored_segments(&segments, size).await.expect("lists");
+        let numbers: Vec<_> = stored.keys().map(|segment| segment.number).collect();
+        assert_eq!(numbers, [0x19, 0x1A]);
     }
 
     #[tokio::test]

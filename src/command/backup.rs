@@ -1,7 +1,7 @@
 //! `barman-cloud-backup`: arguments, their resolution, the run.
 
 use crate::backup::{
-    self, BackupOptions, BackupSummary, LocalBackup, PageChecksums, WalConfirmation,
+    self, BackupOptions, BackupSummary, LocalBackup, PageChecksums, WalConfirmation, WalPatience,
 };
 use crate::catalog::BackupId;
 use crate::catalog::format::backup_info;
@@ -122,9 +122,10 @@ pub struct BeyondArgs {
     /// Do not wait until the archive holds the WAL that the backup needs
     #[arg(long)]
     pub no_wal_check: bool,
-    /// How long to wait for that WAL
-    #[arg(long, value_name = "SECONDS", value_parser = value::positive, default_value = "86400")]
-    pub wal_timeout: u32,
+    /// How long to wait for that WAL [default: 86400; 600, or archive_timeout and 300 more, for a
+    /// segment that the idle primary of a standby does not complete]
+    #[arg(long, value_name = "SECONDS", value_parser = value::positive)]
+    pub wal_timeout: Option<u32>,
     /// The most memory for buffers
     #[arg(long, value_name = "SIZE", value_parser = ByteSize::parse, default_value = "256MB")]
     pub max_memory: ByteSize,
@@ -260,16 +261,20 @@ fn resolve(args: BackupArgs, now: Timestamp) -> Result<Resolved, Failure> {
         },
         wal: match args.beyond.no_wal_check {
             true => WalConfirmation::Leave,
-            false => {
-                let seconds = u64::from(args.beyond.wal_timeout);
-                WalConfirmation::WaitUpTo(Duration::from_secs(seconds))
-            }
+            false => WalConfirmation::WaitUpTo(wal_patience(args.beyond.wal_timeout)),
         },
     };
     let PostgresArgs { host, port, user, dbname } = args.postgres;
     let target = ConnectTarget { dbname, host, port, user };
     let progress = Progress::unless(args.beyond.no_progress);
     Ok(Resolved { place, target, options, limits, progress, snapshots })
+}
+
+fn wal_patience(seconds: Option<u32>) -> WalPatience {
+    match seconds.map(|seconds| Duration::from_secs(u64::from(seconds))) {
+        Some(given) => WalPatience { archived: given, completed: given },
+        None => WalPatience { archived: WAL_ARCHIVED_MAX, completed: WAL_COMPLETED_MAX },
+    }
 }
 
 fn compression_of(args: &BackupArgs) -> Option<Compression> {
@@ -357,6 +362,8 @@ fn refuse_compressed(id: &BackupId, path: &Path) -> Result<(), Failure> {
 
 const APPLICATION_NAME: &str = "barman_cloud_backup";
 const TAGS_MAX: usize = 10;
+const WAL_ARCHIVED_MAX: Duration = Duration::from_secs(86_400);
+const WAL_COMPLETED_MAX: Duration = Duration::from_secs(600);
 /// Barman's own cap.
 const TARBALL_BYTES_MAX: u64 = 1 << 40;
 

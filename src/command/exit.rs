@@ -140,6 +140,9 @@ pub fn of_backup(error: &BackupError) -> Exit {
         | BackupError::Tarball { .. }
         | BackupError::Upload { .. }
         | BackupError::WalMissing { .. }
+        | BackupError::WalNotOurs { .. }
+        | BackupError::WalGone { .. }
+        | BackupError::ObjectLost { .. }
         | BackupError::TimelineChanged { .. }
         | BackupError::MountsChanged
         | BackupError::Snapshot(_)

@@ -42,16 +42,9 @@ impl From<BackupError> for Failure {
             BackupError::Snapshot(error) | BackupError::SnapshotRefused(error) => {
                 Self::of_error(exit, &error).hint_if_none(error.hint)
             }
-            BackupError::NotMounted { .. } => Self::of_error(exit, &error)
-                .hint("The file system must lie directly on the disk, without partitions or LVM."),
-            BackupError::Uncovered { .. } => {
-                Self::of_error(exit, &error).hint("Name its disk too, with --snapshot-disk.")
-            }
-            BackupError::Refused { hint, .. } => {
-                let message = Self::of_error(exit, &error);
-                message.hint_if_none(Some(hint.into()))
-            }
-            error => Self::of_error(exit, &error),
+            error => Self::of_error(exit, &error)
+                .detail_if_none(error.detail())
+                .hint_if_none(error.hint()),
         };
         Self { exit, ..failure }
     }

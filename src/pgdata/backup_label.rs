@@ -141,6 +141,26 @@ mod tests {
         assert_eq!(BackupLabel::parse(&text).expect("parses").timeline.number(), 1);
     }
 
+    /// As `build_backup_content` (before 15 `do_pg_start_backup`) of each version writes them.
+    #[test]
+    fn labels_of_every_version_are_read() {
+        let of_10 = LABEL
+            .replace("START TIMELINE: 1\n", "")
+            .replace("BACKUP FROM: standby", "BACKUP FROM: master");
+        let of_11_to_13 = LABEL.replace("BACKUP FROM: standby", "BACKUP FROM: master");
+        let of_14_to_16 = LABEL.replace("BACKUP FROM: standby", "BACKUP FROM: primary");
+        let of_17 = format!("{LABEL}INCREMENTAL FROM LSN: 0/1400028\nINCREMENTAL FROM TLI: 1\n");
+        // A later one pads the second half of positions with zeros.
+        let padded = LABEL.replace("0/15000", "0/015000");
+        for text in [of_10, of_11_to_13, of_14_to_16, of_17, padded] {
+            let label = BackupLabel::parse(&text).expect(&text);
+            assert_eq!(label.start.to_string(), "0/1500028");
+            assert_eq!(label.checkpoint.to_string(), "0/1500060");
+            assert_eq!(label.timeline.number(), 1);
+            assert_eq!(label.as_str(), text);
+        }
+    }
+
     #[test]
     fn a_missing_broken_or_contradicting_line_is_named() {
         let missing = BackupLabel::parse(&LABEL.replace("CHECKPOINT", "CHECK"));

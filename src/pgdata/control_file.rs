@@ -1,7 +1,8 @@
 //! `global/pg_control`: the identity and build of a cluster.
 //!
 //! Source: `ControlFileData` and `CheckPoint`, PostgreSQL src/include/catalog/pg_control.h,
-//! versions 10 to 18, as laid out by the 64-bit ABIs (8-byte alignment).
+//! versions 10 to 18, as laid out by the 64-bit ABIs (8-byte alignment). A later version is read
+//! where its checksum proves that the fields lie where they always lay around `floatFormat`.
 
 use crate::wal::{Lsn, SegmentSize, TimelineId};
 use std::fmt;
@@ -27,7 +28,8 @@ pub struct ControlFile {
     /// Pages in one file of a relation: 131072 unless PostgreSQL was built otherwise.
     pub relation_segment_pages: u32,
     pub wal_segment_size: SegmentSize,
-    /// 0: pages carry no checksums; 1: `pg_checksum_page` of every page.
+    /// 0: pages carry no checksums; 1: `pg_checksum_page` of every page. Versions to come have
+    /// numbers for clusters that are being changed from one to the other.
     pub data_checksum_version: u32,
 }
 
@@ -35,7 +37,7 @@ pub struct ControlFile {
 pub enum ControlFileError {
     #[error("the control file has {bytes} bytes, which is too short")]
     Short { bytes: usize },
-    #[error("the control file has version {version}, which belongs to no PostgreSQL from 10 to 18")]
+    #[error("the control file has version {version}, whose format cannot be read")]
     UnknownVersion { version: u32 },
     #[error("the control file was written on a machine with the other byte order")]
     ByteOrder,
@@ -48,12 +50,25 @@ pub enum ControlFileError {
 }
 
 /// Where the versions differ, in bytes from the start of the file.
+#[derive(Clone, Copy)]
 struct Layout {
     checkpoint_copy: usize,
-    min_recovery_point: usize,
     float_format: usize,
     crc: usize,
 }
+
+/// The newest `PG_CONTROL_VERSION` whose fields are known, that of PostgreSQL 18.
+const NEWEST_KNOWN: u32 = 1800;
+
+/// Versions that may still come: the number is made of the major version's.
+const PLAUSIBLE: std::ops::RangeInclusive<u32> = 1002..=9999;
+
+/// What PostgreSQL keeps the fields within, so that they are written at once.
+/// Source: `PG_CONTROL_MAX_SAFE_SIZE`.
+const FIELDS_BYTES_MAX: usize = 512;
+
+/// From `minRecoveryPoint` to `floatFormat`: the same in all versions.
+const MIN_RECOVERY_POINT_BEFORE: usize = 72;
 
 /// What `floatFormat` holds on every machine that shares our idea of a double.
 /// Source: `FLOATFORMAT_VALUE`.
@@ -63,7 +78,7 @@ impl ControlFile {
     /// Parses the whole file (PostgreSQL pads it to 8 KiB; the padding may be missing).
     pub fn parse(bytes: &[u8]) -> Result<Self, ControlFileError> {
         let version = u32_at(bytes, 8)?;
-        let layout = Layout::of(version)?;
+        let layout = Layout::of(version, bytes)?;
         let stored = u32_at(bytes, layout.crc)?;
         let computed = crc32c::crc32c(&bytes[..layout.crc]);
         if stored != computed {
@@ -85,7 +100,10 @@ impl ControlFile {
             redo: Lsn::new(u64_at(bytes, layout.checkpoint_copy)?),
             timeline: TimelineId::new(timeline)
                 .map_err(|_| impossible("ThisTimeLineID", timeline))?,
-            min_recovery_point: Lsn::new(u64_at(bytes, layout.min_recovery_point)?),
+            min_recovery_point: Lsn::new(u64_at(
+                bytes,
+                layout.float_format - MIN_RECOVERY_POINT_BEFORE,
+            )?),
             page_bytes: u32_at(bytes, layout.float_format + 8)?,
             relation_segment_pages: u32_at(bytes, layout.float_format + 12)?,
             wal_segment_size: SegmentSize::new(u64::from(segment_bytes))
@@ -103,29 +121,56 @@ impl ControlFile {
     }
 
     pub fn has_data_checksums(&self) -> bool {
-        self.data_checksum_version != 0
+        self.data_checksum_version == 1
+    }
+
+    /// Whether the file is of a PostgreSQL that came after this program: what was read of it is
+    /// what its checksum and its own fields make plausible.
+    pub fn is_of_later_version(&self) -> bool {
+        self.control_version > NEWEST_KNOWN
     }
 }
 
 impl Layout {
-    fn of(version: u32) -> Result<Self, ControlFileError> {
+    fn of(version: u32, bytes: &[u8]) -> Result<Self, ControlFileError> {
         // 10 still has prevCheckPoint before the checkpoint copy; up to 11 the copy is
-        // 8 bytes shorter (32-bit nextXid); from 12 on max_wal_senders follows; 18 has
-        // default_char_signedness before the nonce.
-        let (checkpoint_copy, min_recovery_point, float_format) = match version {
-            1002 => (48, 136, 208),
-            1100 => (40, 128, 200),
-            1201 | 1300 | 1800 => (40, 136, 208),
-            _ if known(version.swap_bytes()) => return Err(ControlFileError::ByteOrder),
+        // 8 bytes shorter (32-bit nextXid); from 12 on max_wal_senders follows; 17 has put
+        // wal_level where the copy was padded; 18 has default_char_signedness before the nonce.
+        let (checkpoint_copy, float_format, crc) = match version {
+            1002 => (48, 208, 288),
+            1100 => (40, 200, 280),
+            1201 | 1300 | 1700 => (40, 208, 288),
+            1800 => (40, 208, 292),
+            _ if PLAUSIBLE.contains(&version.swap_bytes()) => {
+                return Err(ControlFileError::ByteOrder);
+            }
+            _ if version > NEWEST_KNOWN && PLAUSIBLE.contains(&version) => {
+                let found = Self::found_in(bytes);
+                return found.ok_or(ControlFileError::UnknownVersion { version });
+            }
             _ => return Err(ControlFileError::UnknownVersion { version }),
         };
-        let crc = float_format + if version >= 1800 { 84 } else { 80 };
-        Ok(Self { checkpoint_copy, min_recovery_point, float_format, crc })
+        Ok(Self { checkpoint_copy, float_format, crc })
     }
-}
 
-fn known(version: u32) -> bool {
-    matches!(version, 1002 | 1100 | 1201 | 1300 | 1800)
+    /// Looks for the two landmarks of a format that is not known: the constant of `floatFormat`,
+    /// and behind it the checksum of everything before. What lies around the constant has not
+    /// moved since PostgreSQL 8, and the checkpoint begins where it does since 11.
+    fn found_in(bytes: &[u8]) -> Option<Self> {
+        let fields = &bytes[..bytes.len().min(FIELDS_BYTES_MAX)];
+        let constant = FLOAT_FORMAT.to_bits().to_ne_bytes();
+        let checkpoint_copy = 40;
+        let float_format = (checkpoint_copy + MIN_RECOVERY_POINT_BEFORE..fields.len())
+            .step_by(8)
+            .find(|at| fields[*at..].starts_with(&constant))?;
+        // The checksum lies behind data_checksum_version.
+        let crc = (float_format + 48..fields.len()).step_by(4).find(|at| {
+            u32_at(fields, *at).is_ok_and(|stored| crc32c::crc32c(&fields[..*at]) == stored)
+        })?;
+        let page_bytes = u32_at(fields, float_format + 8).ok()?;
+        let plausible = page_bytes.is_power_of_two() && (1 << 10..=1 << 15).contains(&page_bytes);
+        plausible.then_some(Self { checkpoint_copy, float_format, crc })
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Result<u32, ControlFileError> {
@@ -171,6 +216,8 @@ mod tests {
             1002 => (48, 208, 288),
             1100 => (40, 200, 280),
             1800 => (40, 208, 292),
+            // What the next one may look like: 64-bit MultiXactOffset, one more field.
+            1901 => (40, 216, 308),
             _ => (40, 208, 288),
         };
         let mut bytes = vec![0; 8192];
@@ -195,8 +242,8 @@ mod tests {
     }
 
     #[test]
-    fn the_fields_of_every_version_from_10_to_18_are_found() {
-        for version in [1002, 1100, 1201, 1300, 1800] {
+    fn the_fields_of_every_version_from_10_to_18_are_found_and_of_a_later_one() {
+        for version in [1002, 1100, 1201, 1300, 1700, 1800, 1901] {
             let control = ControlFile::parse(&control_file(version)).expect("parses");
             assert_eq!(control.control_version, version);
             assert_eq!(control.system_identifier.to_string(), "7710407064033732751");
@@ -206,7 +253,40 @@ mod tests {
             assert_eq!(control.page_bytes, 8192);
             assert_eq!(control.wal_segment_size.bytes(), 1 << 20);
             assert!(control.has_data_checksums());
+            assert_eq!(control.is_of_later_version(), version > 1800);
             assert_eq!(control.tablespace_version_directory(15), "PG_15_202209061");
+        }
+    }
+
+    /// The first 300 bytes of `pg_control` after `initdb --data-checksums --wal-segsize=1`, and
+    /// what `pg_controldata` of the same version said of them. 10 to 14 are tested above, on
+    /// bytes laid out as their headers say.
+    #[test]
+    fn what_postgresql_15_to_18_wrote_is_read() {
+        for (major, control_version, catalog_version, identifier, checkpoint) in [
+            (15, 1300, 202_209_061, 7_713_255_827_821_428_178, "0/841540"),
+            (16, 1300, 202_307_071, 7_713_255_836_555_943_395, "0/7C2DB0"),
+            (17, 1700, 202_406_281, 7_713_255_769_316_781_434, "0/849810"),
+            (18, 1800, 202_506_291, 7_713_255_842_851_560_952, "0/7ED440"),
+        ] {
+            let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pg_control");
+            let bytes = std::fs::read(format!("{fixtures}/{major}")).expect("fixture");
+            let control = ControlFile::parse(&bytes).expect("parses");
+            assert_eq!(control.control_version, control_version, "{major}");
+            assert_eq!(control.catalog_version, catalog_version, "{major}");
+            assert_eq!(control.system_identifier.number(), identifier, "{major}");
+            assert_eq!(control.checkpoint.to_string(), checkpoint, "{major}");
+            assert_eq!(control.redo, control.checkpoint, "{major}: it was shut down");
+            assert_eq!(control.timeline.number(), 1, "{major}");
+            assert_eq!(control.min_recovery_point.bytes(), 0, "{major}");
+            assert_eq!(control.page_bytes, 8192, "{major}");
+            assert_eq!(control.relation_segment_pages, 131_072, "{major}");
+            assert_eq!(control.wal_segment_size.bytes(), 1 << 20, "{major}");
+            assert!(control.has_data_checksums() && !control.is_of_later_version(), "{major}");
+            // The checksum stands where it stands: no byte before it may change.
+            let mut damaged = bytes;
+            damaged[287] ^= 1;
+            assert!(ControlFile::parse(&damaged).is_err(), "{major}");
         }
     }
 
@@ -215,6 +295,11 @@ mod tests {
         let mut bytes = control_file(1300);
         bytes[100] ^= 1;
         assert!(matches!(ControlFile::parse(&bytes), Err(ControlFileError::Checksum { .. })));
+        // Without a known place for it, no checksum that fits is no format that can be read.
+        let mut bytes = control_file(1901);
+        bytes[100] ^= 1;
+        let unknown = ControlFileError::UnknownVersion { version: 1901 };
+        assert_eq!(ControlFile::parse(&bytes), Err(unknown));
     }
 
     #[test]
@@ -224,6 +309,10 @@ mod tests {
         assert_eq!(
             ControlFile::parse(&bytes),
             Err(ControlFileError::UnknownVersion { version: 942 })
+        );
+        assert_eq!(
+            ControlFileError::UnknownVersion { version: 942 }.to_string(),
+            "the control file has version 942, whose format cannot be read"
         );
         bytes[8..12].copy_from_slice(&1300u32.swap_bytes().to_ne_bytes());
         assert_eq!(ControlFile::parse(&bytes), Err(ControlFileError::ByteOrder));

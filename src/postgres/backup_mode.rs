@@ -6,7 +6,7 @@
 use crate::flow::Cancel;
 use crate::pgdata::{BackupLabel, TablespaceMap};
 use crate::postgres::session::{ConnectionWatch, Session, value};
-use crate::postgres::{PostgresError, ServerVersion};
+use crate::postgres::{ArchiverFailure, PostgresError, ServerVersion};
 use crate::wal::{Lsn, TimelineId};
 use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, Zoned};
@@ -56,6 +56,8 @@ pub struct StoppedBackup {
     /// Taken after the stop, in the session's time zone: a recovery target before it may
     /// not be reachable.
     pub end_time: Zoned,
+    /// Set when this server's archiver was not getting anywhere.
+    pub archiver_failure: Option<ArchiverFailure>,
 }
 
 const START: &str = "start the backup";
@@ -157,6 +159,8 @@ impl StartedBackup {
             tablespace_map: tablespace_map(&row)?,
             end_time: time(&row, 3, STOP)?,
             timeline: timeline(&row, 5, STOP)?,
+            // Only for what is told when the WAL does not come.
+            archiver_failure: session.archiver_failure(cancel).await.ok().flatten(),
         };
         if !self.in_recovery {
             self.mark_end(restore_point, cancel).await;

@@ -7,7 +7,9 @@ use crate::pgdata::SystemIdentifier;
 use crate::postgres::session::{Session, value};
 use crate::postgres::{PostgresError, ServerVersion};
 use crate::wal::SegmentSize;
+use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio_postgres::Row;
 
 /// A running server, as it describes itself.
@@ -33,6 +35,10 @@ pub struct ServerFacts {
     pub cluster_size_bytes: Option<u64>,
     /// `off`, `on` or `always`.
     pub archive_mode: String,
+    /// How long a segment may stay incomplete on a server with little to write; zero: for ever.
+    pub archive_timeout: Duration,
+    /// Set while this server's archiver is not getting anywhere.
+    pub archiver_failure: Option<ArchiverFailure>,
     /// Up to PostgreSQL 14: where temporary statistics lie, below the data directory
     /// unless absolute.
     pub stats_temp_directory: Option<PathBuf>,
@@ -43,6 +49,24 @@ pub struct TablespaceFact {
     pub name: String,
     pub oid: u32,
     pub location: TablespaceLocation,
+}
+
+/// What `pg_stat_archiver` says of an archiver whose last attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiverFailure {
+    /// The file it could not archive.
+    pub wal: String,
+    /// As PostgreSQL prints it.
+    pub time: String,
+    /// Since the statistics were reset.
+    pub failures: i64,
+}
+
+impl fmt::Display for ArchiverFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { wal, time, failures } = self;
+        write!(f, "archive_command failed for \"{wal}\" at {time} ({failures} failures so far)")
+    }
 }
 
 /// Where a tablespace's files are.
@@ -88,11 +112,28 @@ impl Session {
             summarize_wal: on(7)?,
             stats_temp_directory: stats.map(PathBuf::from),
             archive_mode: text(9)?,
+            archive_timeout: seconds(value(&settings, 10, WHAT)?),
+            archiver_failure: self.archiver_failure(cancel).await?,
             wal_segment_size: self.wal_segment_size(cancel).await?,
             included_files: self.included_files(cancel).await?,
             tablespaces: self.tablespaces(cancel).await?,
             cluster_size_bytes: self.cluster_size(cancel).await?,
         })
+    }
+
+    /// What the archiver failed at, unless it has succeeded since.
+    pub(crate) async fn archiver_failure(
+        &self,
+        cancel: &Cancel,
+    ) -> Result<Option<ArchiverFailure>, PostgresError> {
+        let statement = "SELECT last_failed_wal, last_failed_time::text, failed_count \
+             FROM pg_stat_archiver \
+             WHERE last_failed_time > coalesce(last_archived_time, '-infinity')";
+        let what = "look at the archiver";
+        let rows = self.rows(what, statement, &[], cancel).await?;
+        let Some(row) = rows.first() else { return Ok(None) };
+        let (wal, time) = (value(row, 0, what)?, value(row, 1, what)?);
+        Ok(Some(ArchiverFailure { wal, time, failures: value(row, 2, what)? }))
     }
 
     async fn wal_segment_size(&self, cancel: &Cancel) -> Result<SegmentSize, PostgresError> {
@@ -145,7 +186,12 @@ const SETTINGS: &str = "SELECT (SELECT system_identifier::text FROM pg_control_s
     current_setting('data_checksums'), \
     current_setting('summarize_wal', true), \
     current_setting('stats_temp_directory', true), \
-    current_setting('archive_mode')";
+    current_setting('archive_mode'), \
+    (SELECT setting::int8 FROM pg_settings WHERE name = 'archive_timeout')";
+
+fn seconds(number: i64) -> Duration {
+    Duration::from_secs(u64::try_from(number).unwrap_or_default())
+}
 
 /// `bigint` in SQL, unsigned in PostgreSQL's own files and printouts.
 fn system_identifier(text: &str) -> Result<SystemIdentifier, PostgresError> {

@@ -34,7 +34,7 @@ mod user;
 
 pub use backup_mode::{ArchiveWait, Checkpoint, StartedBackup, StoppedBackup};
 pub use error::PostgresError;
-pub use facts::{ServerFacts, TablespaceFact, TablespaceLocation};
+pub use facts::{ArchiverFailure, ServerFacts, TablespaceFact, TablespaceLocation};
 pub use hosts::{HostAddress, HostTarget, Password};
 pub use options::{ConnectOptions, ConnectTarget, HostOrder, Keepalives, SessionKind};
 pub use session::{ConnectionWatch, ServerVersion, Session};

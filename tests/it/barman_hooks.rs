@@ -4,6 +4,7 @@
 use crate::support::barman_server::BarmanServer;
 use crate::support::cluster::{Cluster, options_for};
 use crate::support::commands::Commands;
+use crate::support::emptied::{StoredBackup, recovered_again};
 use crate::support::process::run;
 use crate::support::stores::{PREFIX, StoreKind, StoreUnderTest};
 use crate::support::wait::wait_until;
@@ -33,6 +34,7 @@ impl Scene {
         cluster.psql(&format!("create tablespace ts location '{}'", place.display()));
         cluster.psql("create table far tablespace ts as select g, md5(g::text) from generate_series(1, 5000) g");
         cluster.psql("create table near as select * from far");
+        cluster.settle();
         let backup = ours.shell_line("barman-cloud-backup", &store, options, &[SERVER]);
         let archive = ours.shell_line("barman-cloud-wal-archive", &store, &["--gzip"], &[SERVER]);
         let hooks = format!("{backup_hook} = {backup}\npre_archive_retry_script = {archive}\n");
@@ -103,6 +105,14 @@ fn hooks_carry(kind: StoreKind, backup_hook: &str, options: &[&str]) {
     restored.recover_with(&line, "");
     restored.start_and_recover();
     assert_eq!(restored.table_checksums(), expected);
+
+    let stored = StoredBackup::last(&store, SERVER);
+    stored.is_missed(&stored.tarballs(), &expected, || {
+        let restored = Cluster::empty(&store.environment);
+        let tablespace = format!("ts:{}", restored.folder_beside("place").display());
+        let options = ["--tablespace", tablespace.as_str()];
+        recovered_again(&ours, &store, &restored, [SERVER, &id], &options)
+    });
 }
 
 /// Barman repeats a retry script until it succeeds or says that there is no use: a run that was

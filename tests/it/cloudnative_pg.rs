@@ -6,8 +6,9 @@
 //! `wal_stores`.
 
 use crate::support::bare_image::{BareImage, STRANGER, WRITABLE};
-use crate::support::cluster::{Cluster, options_for};
+use crate::support::cluster::{Cluster, TableChecksums, options_for};
 use crate::support::commands::{Commands, clean_environment};
+use crate::support::emptied::{StoredBackup, recovered_again};
 use crate::support::fixtures::{NEWEST, OLDEST, SERVER, put_backups, segment, segment_name};
 use crate::support::process::{Outcome, run, spawn};
 use crate::support::scratch::{give_to_postgres, postgres_user, scratch};
@@ -243,6 +244,7 @@ fn points_1_5_6_15_the_story_is_told_in_cloudnative_pgs_own_words() {
     let Some(pod) = Pod::start() else { return };
     let (endpoint, place) = (pod.endpoint(), pod.place());
     pod.cluster.psql("create table t as select generate_series(1, 1000) as n");
+    pod.cluster.settle();
     pod.backup("backup-20261127020304").exits(0);
     // At once, and loudly: nothing but the document may be on standard output.
     let shown = pod.json("barman-cloud-backup-show", &["-vv"], &["backup-20261127020304"]);
@@ -298,6 +300,7 @@ fn points_1_5_6_15_the_story_is_told_in_cloudnative_pgs_own_words() {
     restored.recover_with(&line, "");
     restored.start_and_recover();
     assert_eq!(restored.table_checksums(), expected);
+    no_tarball_can_be_missed(&pod, &id, &expected);
 
     pod.backup("backup-20261127020305").exits(0);
     let policy = ["--retention-policy", "RECOVERY WINDOW OF 0 DAYS"];
@@ -305,6 +308,14 @@ fn points_1_5_6_15_the_story_is_told_in_cloudnative_pgs_own_words() {
     pod.run("barman-cloud-backup-delete", &words).exits(0);
     let left = pod.json("barman-cloud-backup-list", &[], &[]).to_string();
     assert!(!left.contains(&id) && left.contains("backup-20261127020305"), "{left}");
+}
+
+fn no_tarball_can_be_missed(pod: &Pod, id: &str, expected: &TableChecksums) {
+    let stored = StoredBackup::last(&pod.store, SERVER);
+    stored.is_missed(&stored.tarballs(), expected, || {
+        let restored = Cluster::empty(&pod.store.environment);
+        recovered_again(&pod.ours, &pod.store, &restored, [SERVER, id], &[])
+    });
 }
 
 #[test]

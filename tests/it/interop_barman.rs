@@ -58,6 +58,7 @@ impl Scene {
     /// Takes a backup in several tarballs and returns what the tables hold in it.
     fn backup(&self, tool: &Commands, compression: &str, name: &str) -> Checksums {
         self.write_rows();
+        self.cluster.settle();
         let checksums = self.cluster.table_checksums();
         let connection = self.cluster.connection();
         let mut options: Vec<&str> = connection.iter().map(String::as_str).collect();

@@ -4,6 +4,7 @@
 //! started by hand, a test whose emulator or Barman is missing says so on stderr and passes
 //! (in CI it fails).
 
+mod backup_wal;
 mod barman_hooks;
 mod cli;
 mod cloudnative_pg;

@@ -2,6 +2,7 @@
 
 use crate::support::cluster::{Cluster, ClusterOptions, options_for};
 use crate::support::commands::Commands;
+use crate::support::emptied::{StoredBackup, recovered_again};
 use crate::support::process::{Outcome, run, spawn};
 use crate::support::scratch::{private_folder, scratch};
 use crate::support::stores::{StoreKind, StoreUnderTest};
@@ -61,6 +62,17 @@ fn story(kind: StoreKind, backup_options: &[&str], wal_options: &[&str]) {
     let restored = restore(&ours, &store, "story", &[]);
     recover(&ours, &store, &restored, "");
     assert_eq!(restored.table_checksums(), expected);
+
+    if kind == StoreKind::File {
+        // The same on every store: without any one of its tarballs this story ends otherwise.
+        let stored = StoredBackup::last(&store, SERVER);
+        let tarballs = stored.tarballs();
+        assert!(tarballs.len() > 3, "{tarballs:?}");
+        stored.is_missed(&tarballs, &expected, || {
+            let cluster = Cluster::empty(&store.environment);
+            recovered_again(&ours, &store, &cluster, [SERVER, "story"], &[])
+        });
+    }
 }
 
 #[test]
@@ -80,6 +92,7 @@ fn tablespaces_symlinks_unlogged_tables_and_many_files_survive() {
     let outside = scratch();
     let stays = private_folder(outside.path(), "stays");
     create_the_odd_tables(&cluster, &stays);
+    cluster.settle();
     let files = count_files(cluster.data());
     assert!(files > 20_000, "{files} files");
 
@@ -101,6 +114,19 @@ fn tablespaces_symlinks_unlogged_tables_and_many_files_survive() {
     assert_eq!(restored.table_checksums(), expected);
     assert_eq!(restored.psql("select count(*) from small_4999"), "1");
     restored.psql("insert into fleeting values (1)");
+    drop(restored);
+
+    let stored = StoredBackup::last(&store, SERVER);
+    let mut tablespaces = stored.tarballs();
+    tablespaces.retain(|name| !name.starts_with("data"));
+    assert!(tablespaces.len() >= 2, "{tablespaces:?}");
+    stored.is_missed(&tablespaces, &expected, || {
+        empty_folder(&stays);
+        let cluster = Cluster::empty(&store.environment);
+        let relocation = format!("going:{}", cluster.beside("elsewhere").display());
+        let options = ["--tablespace", &*relocation];
+        recovered_again(&ours, &store, &cluster, [SERVER, "last"], &options)
+    });
 }
 
 /// Archived eight files at a time, fetched eight segments ahead, onto a second timeline and along

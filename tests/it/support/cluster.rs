@@ -41,6 +41,9 @@ pub struct Cluster {
     programs: PathBuf,
 }
 
+/// Row count and sum of the rows of every table.
+pub type TableChecksums = BTreeMap<String, String>;
+
 /// `pgbench` in the background.
 pub struct Load {
     running: Running,
@@ -206,6 +209,19 @@ impl Cluster {
         let mut pgbench = self.program("pgbench");
         pgbench.args(self.connection()).args(["-i", "-q", "-s", &scale.to_string(), "postgres"]);
         run(&mut pgbench).exits(0);
+        self.settle();
+    }
+
+    /// Leaves nothing of what the tables hold now to the WAL of a backup that comes: all rows are
+    /// frozen, no hint bit is left to be set, and every page is on the disk. Whatever is not
+    /// written to afterwards, as table `untouched`, only the backup can bring back.
+    pub fn settle(&self) {
+        self.psql(
+            "create table if not exists untouched as \
+             select g as id, md5(g::text) as said from generate_series(1, 20000) g",
+        );
+        self.psql("vacuum (freeze)");
+        self.psql("checkpoint");
     }
 
     /// Starts pgbench with two clients and 300 transactions a second, until [`Load::stop`].
@@ -227,20 +243,31 @@ impl Cluster {
     }
 
     /// Row count and an order-independent checksum of the rows of every user table.
-    pub fn table_checksums(&self) -> BTreeMap<String, String> {
-        let questions = self.psql(
-            "select format('select %L || E''\\t'' || count(*) || '' rows, '' || \
+    #[track_caller]
+    pub fn table_checksums(&self) -> TableChecksums {
+        self.try_table_checksums().unwrap_or_else(|outcome| panic!("{outcome}"))
+    }
+
+    /// The same; the answer of the query that failed where something is wrong with the tables.
+    pub fn try_table_checksums(&self) -> Result<TableChecksums, Box<Outcome>> {
+        let ask = |sql: &str| {
+            let outcome = self.try_psql(sql);
+            match outcome.status.success() {
+                true => Ok(outcome.stdout.trim_end().to_string()),
+                false => Err(Box::new(outcome)),
+            }
+        };
+        let questions = ask("select format('select %L || E''\\t'' || count(*) || '' rows, '' || \
              coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) from %I.%I t', \
              format('%I.%I', schemaname, tablename), schemaname, tablename) from pg_tables \
-             where schemaname not in ('pg_catalog', 'information_schema')",
-        );
+             where schemaname not in ('pg_catalog', 'information_schema')")?;
         // Many at once: a process for each of thousands of tables takes minutes.
         let questions: Vec<&str> = questions.lines().collect();
-        let answers = questions.chunks(100).map(|some| self.psql(&some.join(" union all ")));
-        let answers: Vec<String> = answers.collect();
+        let answers = questions.chunks(100).map(|some| ask(&some.join(" union all ")));
+        let answers = answers.collect::<Result<Vec<String>, _>>()?;
         let lines = answers.iter().flat_map(|answer| answer.lines());
         let parts = lines.map(|line| line.split_once('\t').expect("name and sum"));
-        parts.map(|(table, sum)| (table.to_string(), sum.to_string())).collect()
+        Ok(parts.map(|(table, sum)| (table.to_string(), sum.to_string())).collect())
     }
 
     /// Completes the current WAL segment and waits until everything is archived.
@@ -274,11 +301,21 @@ impl Cluster {
     /// Starts, and waits until recovery has ended.
     pub fn start_and_recover(&self) {
         self.start();
+        assert!(self.ends_recovery(), "the server is gone or broken:\n{}", self.log());
+    }
+
+    /// Waits until recovery has ended; false when the server has ended instead, or lets nobody in
+    /// because too much of it is missing.
+    pub fn ends_recovery(&self) -> bool {
+        let mut is_well = true;
         wait_until("the end of recovery", PATIENCE, || {
             let state = self.try_psql("select pg_is_in_recovery()");
-            assert!(self.is_running(), "the server is gone:\n{}", self.log());
-            state.stdout.trim() == "f"
+            let is_starting = state.stderr.contains("the database system is");
+            let is_refused = ["FATAL:", "ERROR:"].iter().any(|word| state.stderr.contains(word));
+            is_well = self.is_running() && (is_starting || !is_refused);
+            !is_well || state.stdout.trim() == "f"
         });
+        is_well
     }
 
     fn is_running(&self) -> bool {

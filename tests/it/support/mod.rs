@@ -4,6 +4,7 @@
 //! commands   our binaries and Barman's, on any store
 //! stores     file, S3, Azure, GCS: one fresh bucket each
 //! cluster    PostgreSQL that is created, loaded, destroyed, recovered
+//! emptied    a backup that has lost a tarball
 //! peers      the kinds of stores, opened by the library itself
 //! barman_server  a real Barman that looks after a cluster
 //! bare_image a container with nothing in it but our program
@@ -23,6 +24,7 @@ pub mod barman_server;
 pub mod cluster;
 pub mod commands;
 pub mod ec2;
+pub mod emptied;
 pub mod fixtures;
 pub mod http;
 pub mod outside;

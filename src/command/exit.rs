@@ -64,6 +64,7 @@ pub fn of_store(error: &StoreError) -> Exit {
         | StoreErrorKind::ObjectMissing
         | StoreErrorKind::Unreachable
         | StoreErrorKind::Interrupted
+        | StoreErrorKind::Stopped
         | StoreErrorKind::Refused
         | StoreErrorKind::Full
         | StoreErrorKind::Other => Exit::Other,
@@ -80,6 +81,7 @@ pub fn of_store_when_testing(error: &StoreError) -> Exit {
         | StoreErrorKind::BucketMissing
         | StoreErrorKind::ObjectMissing
         | StoreErrorKind::Interrupted
+        | StoreErrorKind::Stopped
         | StoreErrorKind::Refused
         | StoreErrorKind::Full
         | StoreErrorKind::Other => Exit::Other,

@@ -14,9 +14,10 @@ pub struct RetryLimits {
 
 impl RetryLimits {
     /// For whole commands: long enough for a failover of the store, short enough that
-    /// PostgreSQL's own retry of `archive_command` is not starved.
+    /// PostgreSQL's own retry of `archive_command` is not starved. Time alone ends it: a number of
+    /// quick failures says nothing about the next second.
     pub const PATIENT: Self = Self {
-        attempts_max: 10,
+        attempts_max: u32::MAX,
         deadline: Duration::from_secs(180),
         delay_first: Duration::from_millis(100),
         delay_max: Duration::from_secs(15),

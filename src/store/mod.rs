@@ -6,16 +6,19 @@
 //!
 //! ```text
 //! StoreUrl + StoreOptions ── open ──> s3 │ azure │ google │ local │ memory     one ObjectStore
-//!                                       handle, upload, read, delete, bucket   what callers use
+//!                                       handle, list, write, upload, read, delete, bucket   what callers use
+//!                                       patience, conditions, alone            doubt, and how it ends
 //!                                       translate                              what errors mean
 //! ```
 //!
 //! Memory: what the caller gives, plus 1 MiB per open stream of a folder; a part or whole object
 //! is never copied on its way out.
 
+mod alone;
 mod azure;
 mod blocks;
 mod bucket;
+mod conditions;
 mod delete;
 mod error;
 mod folder;
@@ -23,10 +26,12 @@ mod google;
 mod handle;
 mod key;
 mod labels;
+mod list;
 mod local;
 mod lock;
 mod open;
 mod options;
+mod patience;
 mod read;
 #[cfg(test)]
 pub(crate) mod recording;
@@ -34,8 +39,11 @@ mod s3;
 mod translate;
 mod upload;
 mod url;
+mod write;
 mod writer;
 
+pub use alone::Claim;
+pub use conditions::ConditionalWrites;
 pub use error::{Effect, StoreError, StoreErrorKind, StoreOperation};
 pub use folder::FolderListing;
 pub use handle::{ListEntry, ObjectMeta, PutMode, PutOptions, PutOutcome, Store};

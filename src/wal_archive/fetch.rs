@@ -320,6 +320,7 @@ fn is_doubtful(kind: StoreErrorKind) -> bool {
         | StoreErrorKind::ObjectMissing
         | StoreErrorKind::Refused
         | StoreErrorKind::Full
+        | StoreErrorKind::Stopped
         | StoreErrorKind::Other => false,
     }
 }

@@ -6,7 +6,9 @@
 use crate::backup::copy::{Carried, Destination, copy, write_tarball};
 use crate::backup::last::{LastFile, label_file, read_control_file, read_external, write_last};
 use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
-use crate::backup::prepare::{freight, look_over, page_checks, remove_objects};
+use crate::backup::prepare::{
+    freight, look_over, page_checks, publish_in_time, remove_in_time, remove_objects,
+};
 use crate::backup::produce::{Production, SurveyedArea};
 use crate::backup::record::{self, Took};
 use crate::backup::ship::Freight;
@@ -69,12 +71,14 @@ pub async fn upload_local(
 ) -> Result<Option<BackupSummary>, BackupError> {
     let begun = Instant::now();
     let read = read(local)?;
-    let found = catalog.find(&local.id, options.now).await.map_err(BackupError::Catalog)?;
+    let until = catalog.until(cancel);
+    let found = until.find(&local.id, options.now).await.map_err(BackupError::Catalog)?;
     if found.is_some_and(|backup| backup.is_done()) {
         return check_same(local, catalog, &read.verbatim).await.map(|()| None);
     }
     // Without a record, what lies there is what a killed run left.
-    remove_objects(catalog, &local.id).await;
+    remove_objects(&until, &local.id).await;
+    cancel.check().map_err(|_| BackupError::Cancelled)?;
     let (cancel, tally) = (cancel.child(), Arc::default());
     let upload = Upload { local, catalog, options, limits, monitor, cancel, tally, begun };
     match upload.run(read).await {
@@ -83,7 +87,7 @@ pub async fn upload_local(
             Ok(Some(summary))
         }
         Err(error) => {
-            remove_objects(catalog, &local.id).await;
+            remove_in_time(catalog, &local.id, &upload.cancel).await;
             Err(error)
         }
     }
@@ -163,8 +167,8 @@ impl Upload<'_> {
             record::done(id, info, self.options, &carried, noticed.clone(), self.limits, took);
         // Barman's own statistics of its own copy stay.
         record.info.copy_stats = copy_stats;
-        let published = self.catalog.publish_verbatim(&record, verbatim).await;
-        published.map_err(BackupError::Catalog)?;
+        let published = self.catalog.publish_verbatim(&record, verbatim);
+        publish_in_time(published, &self.cancel).await?;
         Ok(summary_of(&record, &noticed))
     }
 

@@ -104,8 +104,9 @@ pub async fn backup(
     let facts = session.facts(cancel).await.map_err(BackupError::Postgres)?;
     let control = preflight(&facts, options)?;
     // Before the first byte: the archive may be another cluster's, the name may be taken.
-    check_archive(catalog, &facts).await?;
-    check_name(catalog, options, limits).await?;
+    let until = catalog.until(cancel);
+    check_archive(&until, &facts).await?;
+    check_name(&until, options, limits).await?;
     let claim = StartedRecord {
         tool: record::TOOL.into(),
         name: options.name.clone(),
@@ -115,7 +116,7 @@ pub async fn backup(
         process: std::process::id(),
         snapshots: None,
     };
-    let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
+    let id = until.claim(&claim).await.map_err(BackupError::Catalog)?;
     tracing::info!(backup_id = %id, "backup begins");
     let info = facts_before(&facts, options);
     let (monitor, cancel, tally) = (monitor, cancel.child(), Arc::new(Tally::default()));
@@ -180,7 +181,8 @@ impl Run<'_> {
         match self.options.wal {
             WalConfirmation::WaitUpTo(patience) => {
                 let needed = needed(start.timeline, start.lsn, stopped.end, size);
-                wait_for_wal(self.catalog, needed, size, patience, &self.cancel).await?;
+                let catalog = self.catalog.until(&self.cancel);
+                wait_for_wal(&catalog, needed, size, patience, &self.cancel).await?;
             }
             WalConfirmation::Leave if self.facts.archives() => {
                 let last = WalSegment::before(start.timeline, stopped.end, size).name(size);
@@ -225,7 +227,7 @@ impl Run<'_> {
         freight: &Freight,
         destination: &Destination,
     ) -> Result<(Vec<Carried>, StoppedBackup), BackupError> {
-        let freight = &Freight { cancel: production.cancel.clone(), ..freight.clone() };
+        let freight = &freight.until(&production.cancel);
         let copying = copy(plan, Arc::clone(production), freight, destination, self.limits.jobs);
         // A backup whose session is lost cannot be ended: stop hours early.
         let watch = started.watch();
@@ -265,17 +267,18 @@ impl Run<'_> {
         let (id, info) = (self.id.clone(), self.info.clone());
         let record =
             record::done(id, info, self.options, carried, noticed.clone(), self.limits, took);
-        self.catalog.publish(&record).await.map_err(BackupError::Catalog)?;
+        prepare::publish_in_time(self.catalog.publish(&record), &self.cancel).await?;
         Ok(summary_of(&record, &noticed))
     }
 
     /// Takes finished tarballs away and records the failure, as far as the store answers.
     async fn fail(&self, error: &BackupError) {
-        prepare::remove_objects(self.catalog, &self.id).await;
+        prepare::remove_in_time(self.catalog, &self.id, &self.cancel).await;
         let reason = prepare::failure_reason(error);
         let (id, info) = (self.id.clone(), self.info.clone());
         let record = record::failed(id, info, self.options, reason, self.tally.noticed());
-        if let Err(error) = self.catalog.publish(&record).await {
+        let published = self.catalog.publish(&record);
+        if let Err(error) = prepare::publish_in_time(published, &self.cancel).await {
             tracing::warn!(backup_id = %self.id, %error, "could not record the failed backup");
         }
     }

@@ -7,7 +7,9 @@ use crate::backup::produce::PageChecks;
 use crate::backup::ship::Freight;
 use crate::backup::survey::{Area, survey};
 use crate::backup::tally::Tally;
-use crate::catalog::{ArchiveIdentity, BackupId, BackupStatus, Catalog, TarballTarget};
+use crate::catalog::{
+    ArchiveIdentity, BackupId, BackupStatus, Catalog, CatalogError, TarballTarget,
+};
 use crate::codec::{BLOCK_BYTES, Compression, TarballCodec};
 use crate::flow::{Buffers, Cancel, Limits, Pace, WorkerPool};
 use crate::monitor::{Metric, Monitor};
@@ -20,6 +22,7 @@ use jiff::Timestamp;
 use std::error::Error;
 use std::ffi::OsString;
 use std::fs;
+use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -256,7 +259,7 @@ pub fn freight(
     let depth = size(budget.depth);
     Freight {
         courier: Courier {
-            store: catalog.store().clone(),
+            store: catalog.store().until(cancel),
             parts: Arc::new(Semaphore::new(size(budget.parts_in_flight))),
             part_bytes: size(budget.part_bytes),
             pace: limits.bandwidth_max.map(Pace::new),
@@ -302,6 +305,30 @@ pub async fn remove_objects(catalog: &Catalog, id: &BackupId) {
         if let Err(error) = answer {
             tracing::warn!(object = %key, %error, "could not delete object of the failed backup");
         }
+    }
+}
+
+/// How long what a failed run has stored may be removed, and how long its record may be written,
+/// after the command was told to stop.
+const REMOVE_MAX: Duration = Duration::from_secs(8);
+const RECORD_MAX: Duration = Duration::from_secs(12);
+
+/// Takes away what a failed run has stored.
+pub async fn remove_in_time(catalog: &Catalog, id: &BackupId, cancel: &Cancel) {
+    if cancel.bounded(REMOVE_MAX, remove_objects(catalog, id)).await.is_none() {
+        tracing::warn!(backup_id = %id, "no time to delete the objects of the failed backup");
+    }
+}
+
+/// Writes the record of a run that ended, also while the command stops: what has begun to be
+/// published must not be left to chance.
+pub async fn publish_in_time(
+    published: impl Future<Output = Result<(), CatalogError>>,
+    cancel: &Cancel,
+) -> Result<(), BackupError> {
+    match cancel.bounded(RECORD_MAX, published).await {
+        Some(published) => published.map_err(BackupError::Catalog),
+        None => Err(BackupError::Cancelled),
     }
 }
 

@@ -41,7 +41,8 @@ common_args!(CheckWalArchiveArgs);
 pub fn run(args: CheckWalArchiveArgs, _: &Context) -> Result<Exit, Failure> {
     let place = Place::resolve(&args.destination_url, &args.server_name, &args.cloud, &args.own)?;
     let catalog = place.catalog()?;
-    let outcome = perform(Threads::One, async |cancel| check(&catalog, &args, &cancel).await)?;
+    let outcome =
+        perform(Threads::One, async |cancel| check(&catalog.until(&cancel), &args, &cancel).await)?;
     match outcome {
         CheckOutcome::Empty => Ok(Exit::Success),
         CheckOutcome::Occupied { example } => Err(Failure::new(

@@ -93,6 +93,15 @@ mod tests {
     }
 
     #[test]
+    fn time_alone_ends_the_patience_of_a_command() {
+        for limits in [RetryLimits::PATIENT, RetryLimits::RECOVERY] {
+            let mut backoff = Backoff::new(limits);
+            assert!((0..1000).all(|_| backoff.next_delay(None).is_some()));
+            assert_eq!(backoff.next_delay(Some(limits.deadline)), None);
+        }
+    }
+
+    #[test]
     fn what_the_store_asks_for_is_honoured_up_to_the_deadline() {
         let mut backoff = Backoff::new(LIMITS);
         assert_eq!(backoff.next_delay(Some(Duration::from_secs(7))), Some(Duration::from_secs(7)));

@@ -19,9 +19,13 @@ use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use jiff::SignedDuration;
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 
 /// How long a claim counts: longer than one write with all its retries takes.
 const CLAIM_MAX: SignedDuration = SignedDuration::from_mins(15);
+
+/// How long withdrawing may take after the command was told to stop.
+const WITHDRAW_MAX: Duration = Duration::from_secs(5);
 
 /// How often a writer gives way to others before it reports them.
 const TRIES: u32 = 6;
@@ -101,9 +105,35 @@ impl Store {
         Ok(!listed.iter().any(|entry| rival(&entry)))
     }
 
+    /// Deletes an object that may have been written when the command was told to stop, if it has
+    /// this very content.
+    pub async fn take_back(&self, key: &ObjectKey, content: &Bytes) {
+        let store = self.regardless();
+        let taking = async {
+            if store.get(key).await.is_ok_and(|stored| stored.as_ref() == Some(content)) {
+                store.delete(vec![key.clone()]).await;
+            }
+        };
+        if self.stop.bounded(WITHDRAW_MAX, taking).await.is_none() {
+            tracing::warn!(object = %self.url_of(key), "no time to take the object back");
+        }
+    }
+
+    /// A short wait of random length, so that those who met do not meet again.
+    pub async fn linger(&self) {
+        if let Some(delay) = Backoff::new(self.retry()).next_delay(None) {
+            self.pause(delay).await;
+        }
+    }
+
     /// Gives a claim back. One that stays counts for a while, and blocks others only.
     pub async fn withdraw(&self, claim: Claim) {
-        for (key, answer) in self.regardless().delete(vec![claim.key]).await {
+        let store = self.regardless();
+        let Some(answers) = self.stop.bounded(WITHDRAW_MAX, store.delete(vec![claim.key])).await
+        else {
+            return;
+        };
+        for (key, answer) in answers {
             if let Err(error) = answer {
                 tracing::debug!(object = %key, %error, "could not withdraw a claim");
             }

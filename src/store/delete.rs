@@ -42,7 +42,8 @@ impl Store {
             let open = |(_, answer): &&(ObjectKey, Result<(), StoreError>)| {
                 answer.as_ref().is_err_and(|error| error.kind == StoreErrorKind::Interrupted)
             };
-            let doubtful: Vec<_> = answers.iter().filter(open).map(|(key, _)| key.clone()).collect();
+            let doubtful: Vec<_> =
+                answers.iter().filter(open).map(|(key, _)| key.clone()).collect();
             let delay = if doubtful.is_empty() { None } else { backoff.next_delay(None) };
             let Some(delay) = delay else { break };
             self.pause(delay).await;

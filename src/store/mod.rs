@@ -20,6 +20,10 @@ mod blocks;
 mod bucket;
 mod conditions;
 mod delete;
+#[cfg(test)]
+pub(crate) mod dialects;
+#[cfg(test)]
+mod doubt_tests;
 mod error;
 mod folder;
 mod google;

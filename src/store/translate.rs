@@ -26,11 +26,9 @@ pub fn store_error(
     error: &(dyn Error + 'static),
 ) -> StoreError {
     let meaning = match (trace.last(), trace.identity_failure()) {
-        _ if is_stopped(error) => Meaning {
-            kind: StoreErrorKind::Stopped,
-            reason: Cancelled.to_string(),
-            hint: None,
-        },
+        _ if is_stopped(error) => {
+            Meaning { kind: StoreErrorKind::Stopped, reason: Cancelled.to_string(), hint: None }
+        }
         (Some(answer), _) => of_answer(&answer, trace, operation),
         (None, Some(why)) => no_credentials(why),
         (None, None) => of_library(error),

@@ -1,12 +1,14 @@
 //! An upload in parts, from memory.
 
 use crate::cloud::Trace;
+use crate::flow::Cancelled;
 use crate::store::handle::path;
 use crate::store::write::{LOOK_MAX, UPLOAD_MARKER};
 use crate::store::{Effect, ObjectKey, Store, StoreError, StoreOperation};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use object_store::{Attribute, GetOptions, MultipartUpload, PutPayload};
+use std::time::Duration;
 
 /// An object on its way. Invisible until [`complete`](Self::complete); what is not completed
 /// should be [`abort`](Self::abort)ed, or the store may keep its parts. Dropping aborts as well,
@@ -22,6 +24,9 @@ pub struct Upload {
     /// Travels as metadata: an object that has it is this upload's.
     marker: String,
 }
+
+/// How long giving the parts back may take after the command was told to stop.
+const ABORT_MAX: Duration = Duration::from_secs(8);
 
 /// A completed upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +78,8 @@ impl Upload {
             Err(error) => {
                 let failed = self.store.error(StoreOperation::Write, &self.key, &trace, &error);
                 if failed.effect == Effect::MayHaveHappened
-                    && let Some(uploaded) = found(&self.store, &self.key, &self.marker, self.bytes).await
+                    && let Some(uploaded) =
+                        found(&self.store, &self.key, &self.marker, self.bytes).await
                 {
                     tracing::debug!(object = %self.key, "the answer was lost, the object is there");
                     return Ok(uploaded);
@@ -88,9 +94,13 @@ impl Upload {
     pub async fn abort(mut self) -> Result<(), StoreError> {
         let trace = Trace::new();
         let mut parts = self.parts.take().expect("complete and abort take the upload");
-        match trace.follow(parts.abort()).await {
-            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(self.store.error(StoreOperation::Write, &self.key, &trace, &error)),
+        let bounded = self.store.stop.bounded(ABORT_MAX, trace.follow(parts.abort())).await;
+        match bounded {
+            Some(Ok(()) | Err(object_store::Error::NotFound { .. })) => Ok(()),
+            Some(Err(error)) => {
+                Err(self.store.error(StoreOperation::Write, &self.key, &trace, &error))
+            }
+            None => Err(self.store.stopped(&self.key, &Cancelled)),
         }
     }
 }

@@ -3,11 +3,12 @@
 //! ```text
 //! open, check header ─┬─ read and compress          (own threads)
 //!                     ├─ whose archive is this      (one small GET)
+//!                     ├─ does the store refuse to overwrite (one more at a named S3 endpoint)
 //!                     └─ other suffixes of the name (one LIST)
 //!                     then one PUT that refuses to overwrite
 //! ```
 //!
-//! The two questions run beside the compression, so the PUT is the only request in sequence.
+//! The questions run beside the compression, so the PUT is the only request in sequence.
 //! Crash points: the PUT is the only change (but for `archive.json`, once in an archive's life);
 //! a crash before it leaves nothing, after it the next try finds the same content and succeeds.
 //! Memory: the object as stored, plus the window of its codec for each thread.
@@ -77,8 +78,8 @@ pub(crate) async fn push_source(
     cancel: &Cancel,
 ) -> Result<PushOutcome, WalArchiveError> {
     let push = Push { source, catalog, options, limits, cancel };
-    let (stored, (), siblings) = tokio::select! {
-        ready = async { tokio::try_join!(push.stored_form(), push.check_owner(), push.siblings()) } => ready?,
+    let (stored, (), siblings, ()) = tokio::select! {
+        ready = async { tokio::try_join!(push.stored_form(), push.check_owner(), push.siblings(), push.dialect()) } => ready?,
         () = cancel.cancelled() => return Err(Cancelled.into()),
     };
     // Before the PUT: a copy under another suffix would make it ambiguous which one is fetched.
@@ -154,6 +155,13 @@ impl Push<'_> {
         Err(WalArchiveError::OtherCluster { name, server: self.catalog.server(), stored, ours })
     }
 
+    /// Finds out what the store does with writes that must not replace: nothing where that is
+    /// known, else one GET beside the others.
+    async fn dialect(&self) -> Result<(), WalArchiveError> {
+        self.catalog.conditional_writes().await?;
+        Ok(())
+    }
+
     /// Other objects of the same name: other suffixes. One LIST.
     async fn siblings(&self) -> Result<Vec<WalObject>, WalArchiveError> {
         let name = self.source.name();
@@ -185,7 +193,8 @@ impl Push<'_> {
         let (store, key, options) = (self.catalog.store(), self.key(), self.put_options());
         // An object that vanishes between our refusal and our look is worth one more try.
         for _ in 0..2 {
-            let put = store.put(&key, stored.clone(), PutMode::Create, &options);
+            let subject = self.source.name().as_str();
+            let put = self.catalog.put_new(&key, stored.clone(), &options, subject);
             let outcome = tokio::select! {
                 outcome = put => outcome?,
                 () = self.cancel.cancelled() => return Err(Cancelled.into()),
@@ -294,6 +303,7 @@ mod tests {
     use crate::codec::{Compression, CompressionLevel};
     use crate::flow::Cancel;
     use crate::monitor::Silent;
+    use crate::store::dialects::{Condition, Dialect};
     use crate::store::{PutMode, PutOptions as StorePutOptions, Store};
     use crate::wal::WalFileName;
     use crate::wal_archive::fixtures::{OURS, THEIRS, World, limits, name, push_options, segment};
@@ -389,6 +399,50 @@ mod tests {
             assert!(error.detail().expect("detail").contains("without a new timeline"));
         }
         assert_eq!(world.keys().await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_archived_segment_stays_where_the_store_cannot_refuse_to_overwrite() {
+        for condition in [Condition::Ignored, Condition::Refused] {
+            let world = World::over(Dialect::new(condition, 1).open());
+            let (ours, theirs) = (segment(OURS, 1, 0), segment(OURS, 1, 99));
+            let outcome = pushed(&world, &world.file(&name(1), &ours), &push_options()).await;
+            assert_eq!(outcome.expect("push"), PushOutcome::Archived);
+            let outcome = pushed(&world, &world.file(&name(1), &ours), &push_options()).await;
+            assert_eq!(outcome.expect("again"), PushOutcome::AlreadyArchived);
+            let refused = pushed(&world, &world.file(&name(1), &theirs), &push_options()).await;
+            let refused = refused.expect_err("other content");
+            assert!(matches!(refused, WalArchiveError::OtherContent { .. }), "{refused}");
+            let key =
+                world.catalog.layout().wal(&WalFileName::parse(&name(1)).expect("name"), None);
+            assert!(world.catalog.store().get(&key).await.expect("get").expect("there") == ours);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_that_archive_one_name_at_once_the_loser_is_told_on_every_store() {
+        for condition in [Condition::Honoured, Condition::Ignored, Condition::Refused] {
+            for seed in 0..25 {
+                let bucket = Dialect::new(condition, seed);
+                let contents = [segment(OURS, 1, 0), segment(OURS, 1, 99)];
+                let archived = |content| {
+                    let world = World::over(bucket.open());
+                    async move {
+                        let path = world.file(&name(1), content);
+                        pushed(&world, &path, &push_options()).await.is_ok()
+                    }
+                };
+                let (one, two) = tokio::join!(archived(&contents[0]), archived(&contents[1]));
+                assert!(!(one && two), "seed {seed}, {condition:?}: both were told success");
+                let world = World::over(bucket.open());
+                let name = WalFileName::parse(&name(1)).expect("name");
+                let key = world.catalog.layout().wal(&name, None);
+                let stored = world.catalog.store().get(&key).await.expect("get");
+                for (won, content) in [one, two].into_iter().zip(&contents) {
+                    assert!(!won || stored.as_deref() == Some(&content[..]), "seed {seed}");
+                }
+            }
+        }
     }
 
     #[tokio::test]

@@ -21,6 +21,9 @@ struct StartedJson {
     started: String,
     host: String,
     process: u32,
+    /// Makes the claims of two processes differ, whatever their hosts are called.
+    #[serde(default)]
+    claim: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     snapshots: Option<Value>,
 }
@@ -34,7 +37,7 @@ struct ArchiveJson {
     segment_size: u64,
 }
 
-pub fn print_started(started: &StartedRecord) -> Vec<u8> {
+pub fn print_started(started: &StartedRecord, claim: &str) -> Vec<u8> {
     line(&StartedJson {
         format: FORMAT,
         tool: started.tool.clone(),
@@ -43,6 +46,7 @@ pub fn print_started(started: &StartedRecord) -> Vec<u8> {
         started: time::rfc3339(started.started),
         host: started.host.clone(),
         process: started.process,
+        claim: claim.into(),
         snapshots: started.snapshots.clone(),
     })
 }
@@ -114,7 +118,7 @@ mod tests {
             process: 4711,
             snapshots: Some(serde_json::json!({"provider": "aws"})),
         };
-        assert_eq!(parse_started(&print_started(&started)), Ok(started));
+        assert_eq!(parse_started(&print_started(&started, "a1")), Ok(started));
         assert!(parse_started(b"{}").is_err());
     }
 

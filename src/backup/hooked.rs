@@ -8,7 +8,7 @@ use crate::backup::last::{LastFile, label_file, read_control_file, read_external
 use crate::backup::manifest::{MANIFEST_NAME, ManifestUpload};
 use crate::backup::prepare::{freight, look_over, page_checks, warn_of_later_version};
 use crate::backup::produce::{Production, SurveyedArea};
-use crate::backup::publish::{publish, remove_objects};
+use crate::backup::publish::{publish, publish_in_time, remove_in_time, remove_objects};
 use crate::backup::record::{self, Took};
 use crate::backup::ship::Freight;
 use crate::backup::survey::Area;
@@ -75,7 +75,8 @@ pub async fn upload_local(
 ) -> Result<Option<BackupSummary>, BackupError> {
     let begun = Instant::now();
     let read = read(local)?;
-    let found = catalog.find(&local.id, options.now).await.map_err(BackupError::Catalog)?;
+    let until = catalog.until(cancel);
+    let found = until.find(&local.id, options.now).await.map_err(BackupError::Catalog)?;
     if let Some(backup) = found.filter(Backup::is_done) {
         check_same(local, catalog, &read.verbatim).await?;
         backup.tarballs().map_err(CatalogError::Incomplete).map_err(BackupError::Catalog)?;
@@ -83,7 +84,8 @@ pub async fn upload_local(
     }
     claim(local, catalog, options, &read.verbatim).await?;
     // The folder is ours: what lies there is what a killed run of this upload left.
-    remove_objects(catalog, &local.id).await;
+    remove_objects(&until, &local.id).await;
+    cancel.check().map_err(|_| BackupError::Cancelled)?;
     let (cancel, tally) = (cancel.child(), Arc::default());
     let upload = Upload { local, catalog, options, limits, monitor, cancel, tally, begun };
     match upload.run(read).await {
@@ -92,7 +94,7 @@ pub async fn upload_local(
             Ok(Some(summary))
         }
         Err(error) => {
-            remove_objects(catalog, &local.id).await;
+            remove_in_time(catalog, &local.id, &upload.cancel).await;
             release(local, catalog).await;
             Err(error)
         }
@@ -223,7 +225,8 @@ impl Upload<'_> {
             record::done(id, info, self.options, &carried, noticed.clone(), self.limits, took);
         // Barman's own statistics of its own copy stay.
         record.info.copy_stats = copy_stats;
-        publish(self.catalog, &mut record, &manifest, Some(verbatim)).await?;
+        let published = publish(self.catalog, &mut record, &manifest, Some(verbatim));
+        publish_in_time(published, &self.cancel).await?;
         Ok(summary_of(&record, &noticed))
     }
 

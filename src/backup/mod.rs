@@ -51,7 +51,7 @@ use crate::backup::prepare::{
     areas, check_archive, check_name, external_files, freight, look_over, page_checks, preflight,
 };
 use crate::backup::produce::{Production, SurveyedArea};
-use crate::backup::publish::{publish, remove_objects};
+use crate::backup::publish::{publish, publish_in_time, publish_record, remove_in_time};
 use crate::backup::record::{Begun, Took, add_begin, add_end, facts_before};
 use crate::backup::ship::Freight;
 use crate::backup::tally::{Noticings, Tally};
@@ -113,8 +113,9 @@ pub async fn backup(
     let facts = session.facts(cancel).await.map_err(BackupError::Postgres)?;
     let control = preflight(&facts, options)?;
     // Before the first byte: the archive may be another cluster's, the name may be taken.
-    check_archive(catalog, &facts).await?;
-    check_name(catalog, options, limits).await?;
+    let until = catalog.until(cancel);
+    check_archive(&until, &facts).await?;
+    check_name(&until, options, limits).await?;
     let claim = StartedRecord {
         tool: record::TOOL.into(),
         name: options.name.clone(),
@@ -124,7 +125,7 @@ pub async fn backup(
         process: std::process::id(),
         snapshots: None,
     };
-    let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
+    let id = until.claim(&claim).await.map_err(BackupError::Catalog)?;
     tracing::info!(backup_id = %id, "backup begins");
     let info = facts_before(&facts, options);
     let (monitor, cancel, tally) = (monitor, cancel.child(), Arc::new(Tally::default()));
@@ -199,8 +200,8 @@ impl Run<'_> {
             WalConfirmation::WaitUpTo(patience) => {
                 let failure = stopped.archiver_failure.clone();
                 let (begin, end) = (start.lsn, stopped.end);
-                let needed =
-                    NeededWal::of(self.catalog, facts, start.timeline, begin, end, failure);
+                let catalog = self.catalog.until(&self.cancel);
+                let needed = NeededWal::of(&catalog, facts, start.timeline, begin, end, failure);
                 needed.confirm(patience, &self.cancel).await?;
                 needed.look_again().await
             }
@@ -245,7 +246,7 @@ impl Run<'_> {
         freight: &Freight,
         destination: &Destination,
     ) -> Result<(Vec<Carried>, StoppedBackup), BackupError> {
-        let freight = &Freight { cancel: production.cancel.clone(), ..freight.clone() };
+        let freight = &freight.until(&production.cancel);
         let copying = copy(plan, Arc::clone(production), freight, destination, self.limits.jobs);
         // A backup whose session is lost cannot be ended: stop hours early.
         let watch = started.watch();
@@ -290,17 +291,18 @@ impl Run<'_> {
         let (id, info) = (self.id.clone(), self.info.clone());
         let mut record =
             record::done(id, info, self.options, carried, noticed.clone(), self.limits, took);
-        publish(self.catalog, &mut record, manifest, None).await?;
+        publish_in_time(publish(self.catalog, &mut record, manifest, None), &self.cancel).await?;
         Ok(summary_of(&record, &noticed))
     }
 
     /// Takes finished tarballs away and records the failure, as far as the store answers.
     async fn fail(&self, error: &BackupError) {
-        remove_objects(self.catalog, &self.id).await;
+        remove_in_time(self.catalog, &self.id, &self.cancel).await;
         let reason = prepare::failure_reason(error);
         let (id, info) = (self.id.clone(), self.info.clone());
         let record = record::failed(id, info, self.options, reason, self.tally.noticed());
-        if let Err(error) = self.catalog.publish(&record).await {
+        let published = publish_record(self.catalog, &record, None);
+        if let Err(error) = publish_in_time(published, &self.cancel).await {
             tracing::warn!(backup_id = %self.id, %error, "could not record the failed backup");
         }
     }

@@ -271,7 +271,7 @@ pub fn freight(
     let depth = size(budget.depth);
     Freight {
         courier: Courier {
-            store: catalog.store().clone(),
+            store: catalog.store().until(cancel),
             parts: Arc::new(Semaphore::new(size(budget.parts_in_flight))),
             part_bytes: size(budget.part_bytes),
             pace: limits.bandwidth_max.map(Pace::new),

@@ -7,11 +7,13 @@
 
 use crate::backup::BackupError;
 use crate::catalog::{BackupId, BackupRecord, Catalog, CatalogError, TarballName};
+use crate::flow::Cancel;
 use crate::store::{Effect, ListEntry, ObjectKey, WrittenObject};
 use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::time::Duration;
 
 /// How often a record is published whose fate is not known: each time what is there is compared.
@@ -35,6 +37,27 @@ pub async fn publish(
     record.other.insert(MANIFEST.into(), told);
     check_stored(catalog, record, manifest).await?;
     publish_record(catalog, record, verbatim).await
+}
+
+/// How long what a failed run has stored may be removed, and how long its record may be written,
+/// after the command was told to stop.
+const REMOVE_MAX: Duration = Duration::from_secs(8);
+const RECORD_MAX: Duration = Duration::from_secs(12);
+
+/// Takes away what a failed run has stored.
+pub async fn remove_in_time(catalog: &Catalog, id: &BackupId, cancel: &Cancel) {
+    if cancel.bounded(REMOVE_MAX, remove_objects(catalog, id)).await.is_none() {
+        tracing::warn!(backup_id = %id, "no time to delete the objects of the failed backup");
+    }
+}
+
+/// Writes the record of a run that ended, also while the command stops: what has begun to be
+/// published must not be left to chance.
+pub async fn publish_in_time(
+    published: impl Future<Output = Result<(), BackupError>>,
+    cancel: &Cancel,
+) -> Result<(), BackupError> {
+    cancel.bounded(RECORD_MAX, published).await.unwrap_or(Err(BackupError::Cancelled))
 }
 
 /// Publishes a record; what may have happened is looked at before it counts as a failure.

@@ -36,6 +36,16 @@ pub struct Freight {
     pub cancel: Cancel,
 }
 
+impl Freight {
+    /// The same for tarballs that end, with their requests, when `cancel` is cancelled.
+    pub fn until(&self, cancel: &Cancel) -> Self {
+        let mut freight = self.clone();
+        freight.courier.store = freight.courier.store.until(cancel);
+        freight.cancel = cancel.clone();
+        freight
+    }
+}
+
 /// Why a tarball did not arrive.
 #[derive(Debug, thiserror::Error)]
 pub enum ShipError {

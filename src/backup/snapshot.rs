@@ -15,7 +15,7 @@
 
 use crate::backup::mounted::{MountedDisk, check_coverage, mounted_disks};
 use crate::backup::prepare::{check_archive, check_name, check_timeline, preflight};
-use crate::backup::publish::{publish_record, remove_objects};
+use crate::backup::publish::{publish_in_time, publish_record, remove_in_time};
 use crate::backup::record::{self, Begun, add_begin, add_end, facts_before};
 use crate::backup::wal::NeededWal;
 use crate::backup::{BackupError, BackupOptions, WalConfirmation, prepare};
@@ -97,15 +97,16 @@ pub async fn backup_snapshots(
     let volumes = select(&instance, &options.disks).map_err(BackupError::SnapshotRefused)?;
     let disks = mounted_disks(machine, &options.disks, &volumes)?;
     check_coverage(machine, &facts, &disks)?;
-    check_archive(catalog, &facts).await?;
-    check_name(catalog, common, limits).await?;
+    let until = catalog.until(cancel);
+    check_archive(&until, &facts).await?;
+    check_name(&until, common, limits).await?;
 
     let provider = cloud.provider_record(&[]);
     let run = format!("{}/{}", common.host, std::process::id());
     let unnamed = planned(&disks, "");
     let pending = PendingSnapshots::of(provider, &options.server_name, run, &unnamed);
     let claim = claim_of(common, &pending);
-    let id = catalog.claim(&claim).await.map_err(BackupError::Catalog)?;
+    let id = until.claim(&claim).await.map_err(BackupError::Catalog)?;
     tracing::info!(backup_id = %id, "backup begins");
     let mut info = facts_before(&facts, common);
     info.server_name = Some(options.server_name.clone());
@@ -182,8 +183,8 @@ impl Run<'_> {
             self.monitor.phase(Phase::WaitingForWal);
             let failure = stopped.archiver_failure.clone();
             let (begin, end) = (start.lsn, stopped.end);
-            let needed =
-                NeededWal::of(self.catalog, &self.facts, start.timeline, begin, end, failure);
+            let catalog = self.catalog.until(&self.cancel);
+            let needed = NeededWal::of(&catalog, &self.facts, start.timeline, begin, end, failure);
             needed.confirm(patience, &self.cancel).await?;
             // Before the locks, which nothing takes back.
             needed.look_again().await?;
@@ -258,7 +259,7 @@ impl Run<'_> {
             .map_err(BackupError::Store)?;
         let (id, info) = (self.id.clone(), self.info.clone());
         let record = record::done_snapshot(id, info, took, self.begun.elapsed());
-        publish_record(self.catalog, &record, None).await?;
+        publish_in_time(publish_record(self.catalog, &record, None), &self.cancel).await?;
         Ok(SnapshotBackupSummary { id: self.id.clone(), snapshots: self.created.len() })
     }
 
@@ -267,12 +268,13 @@ impl Run<'_> {
         if self.asked {
             self.delete_snapshots().await;
         }
-        remove_objects(self.catalog, &self.id).await;
+        remove_in_time(self.catalog, &self.id, &self.cancel).await;
         let reason = prepare::failure_reason(error);
         let mut info = self.info.clone();
         info.snapshots_info = None;
         let record = record::failed_snapshot(self.id.clone(), info, reason);
-        if let Err(error) = self.catalog.publish(&record).await {
+        let published = publish_record(self.catalog, &record, None);
+        if let Err(error) = publish_in_time(published, &self.cancel).await {
             tracing::warn!(backup_id = %self.id, %error, "could not record the failed backup");
         }
     }

@@ -10,7 +10,7 @@ use crate::catalog::{
     CatalogError, CatalogListing, Layout, Leftover, SelectError, StartedRecord, TarballError,
     TarballName, UnreadableBackup,
 };
-use crate::flow::Limits;
+use crate::flow::{Cancel, Limits};
 use crate::store::{ListEntry, Store};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
@@ -75,6 +75,11 @@ struct KeepPlaces {
 impl Catalog {
     pub fn new(store: Store, layout: Layout) -> Self {
         Self { store, layout }
+    }
+
+    /// The same catalog for work that ends when `stop` is cancelled; see [`Store::until`].
+    pub fn until(&self, stop: &Cancel) -> Self {
+        Self { store: self.store.until(stop), layout: self.layout.clone() }
     }
 
     pub fn store(&self) -> &Store {

@@ -89,6 +89,12 @@ impl Layout {
         ObjectKey::parse_with_empty_segments(&key).ok()
     }
 
+    /// The folder of claims for one object, without a trailing slash: used only where the store
+    /// cannot refuse to overwrite.
+    pub fn claims(&self, subject: &str) -> String {
+        self.below(&format!("claims/{subject}"))
+    }
+
     pub fn archive_json(&self) -> ObjectKey {
         self.key("archive.json")
     }

@@ -15,7 +15,10 @@ use crate::catalog::tarballs::recorded_tarballs;
 use crate::catalog::{
     ArchiveIdentity, BackupId, BackupRecord, BackupStatus, Catalog, CatalogError, StartedRecord,
 };
-use crate::store::{ListEntry, ObjectKey, PutMode, PutOptions, PutOutcome};
+use crate::flow::random_token;
+use crate::store::{
+    ConditionalWrites, ListEntry, ObjectKey, PutMode, PutOptions, PutOutcome, StoreErrorKind,
+};
 use bytes::Bytes;
 use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
@@ -32,20 +35,91 @@ impl Catalog {
             let at = started.started.saturating_add(SignedDuration::from_secs(after));
             BackupId::at(at.unwrap_or(Timestamp::MAX))
         };
-        let content = Bytes::from(side_json::print_started(started));
+        let content = Bytes::from(side_json::print_started(started, &random_token()));
+        let dialect = self.conditional_writes().await?;
         for after in 0..CLAIMS_MAX {
             let id = candidate(after);
             if self.store().list(&self.layout().backup(&id)).try_next().await?.is_some() {
                 continue;
             }
-            let key = self.layout().backup_object(&id, STARTED_JSON);
-            match self.write_once(&key, content.clone()).await {
-                Ok(()) => return Ok(id),
-                Err(CatalogError::WrittenOtherwise { .. }) => {}
-                Err(error) => return Err(error),
+            let claimed = match dialect.work() {
+                true => self.claim_by_condition(&id, &content).await?,
+                false => self.claim_alone(&id, &content).await?,
+            };
+            if claimed {
+                return Ok(id);
             }
         }
         Err(CatalogError::NoFreeId { first: candidate(0), last: candidate(CLAIMS_MAX - 1) })
+    }
+
+    /// Whether the store gave this id to us and nobody else.
+    async fn claim_by_condition(
+        &self,
+        id: &BackupId,
+        content: &Bytes,
+    ) -> Result<bool, CatalogError> {
+        let key = self.layout().backup_object(id, STARTED_JSON);
+        match self.write_once(&key, content.clone()).await {
+            Ok(()) => Ok(true),
+            Err(CatalogError::WrittenOtherwise { .. }) => Ok(false),
+            Err(CatalogError::Store(error)) if error.kind == StoreErrorKind::Stopped => {
+                // It may have been written: nobody would ever end this run.
+                self.store().take_back(&key, content).await;
+                Err(error.into())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether this id is ours, on a store that cannot refuse to overwrite. Of several that
+    /// begin in the same second none may get it; then each takes another one.
+    async fn claim_alone(&self, id: &BackupId, content: &Bytes) -> Result<bool, CatalogError> {
+        let claims = self.layout().claims(&format!("base/{id}"));
+        let Some(claim) = self.store().claim(&claims, &random_token()).await? else {
+            self.store().linger().await;
+            return Ok(false);
+        };
+        // Looked at again: whoever claimed before us may be done by now.
+        let claimed = async {
+            match self.store().list(&self.layout().backup(id)).try_next().await? {
+                None => self.claim_by_condition(id, content).await,
+                Some(_) => Ok(false),
+            }
+        }
+        .await;
+        self.store().withdraw(claim).await;
+        claimed
+    }
+
+    /// What the store does with writes that must not replace, found out once for this archive.
+    ///
+    /// Who may write only cannot look it up, and leaves it to the store as ever.
+    pub async fn conditional_writes(&self) -> Result<ConditionalWrites, CatalogError> {
+        match self.store().learn_conditional_writes(self.layout().root()).await {
+            Ok(found) => Ok(found),
+            Err(error) if error.kind == StoreErrorKind::Denied => {
+                tracing::info!(%error, "cannot find out whether the store refuses to overwrite");
+                Ok(ConditionalWrites::Honoured)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Creates an object that several writers may want to create with different content;
+    /// `subject` names what it is, whatever its suffix.
+    pub async fn put_new(
+        &self,
+        key: &ObjectKey,
+        content: Bytes,
+        options: &PutOptions,
+        subject: &str,
+    ) -> Result<PutOutcome, CatalogError> {
+        if self.conditional_writes().await?.work() {
+            return Ok(self.store().put(key, content, PutMode::Create, options).await?);
+        }
+        let claims = self.layout().claims(subject);
+        Ok(self.store().put_alone(key, content, options, &claims).await?)
     }
 
     /// Writes the record of a backup that ended: `backup.json`, then `backup.info`. Everything
@@ -99,8 +173,8 @@ impl Catalog {
     ) -> Result<ArchiveIdentity, CatalogError> {
         let key = self.layout().archive_json();
         let content = Bytes::from(side_json::print_archive(ours));
-        let outcome =
-            self.store().put(&key, content, PutMode::Create, &PutOptions::default()).await?;
+        let options = PutOptions::default();
+        let outcome = self.put_new(&key, content, &options, "archive.json").await?;
         if outcome == PutOutcome::Written {
             return Ok(*ours);
         }
@@ -161,13 +235,15 @@ mod tests {
     use crate::catalog::fixtures::{empty_catalog, keys, limits, now, write};
     use crate::catalog::format::time;
     use crate::catalog::{
-        ArchiveIdentity, BackupId, BackupInfo, BackupMethod, BackupRecord, BackupStatus,
+        ArchiveIdentity, BackupId, BackupInfo, BackupMethod, BackupRecord, BackupStatus, Catalog,
         CatalogError, StartedRecord, TarballRecord,
     };
     use crate::pgdata::SystemIdentifier;
     use crate::store::ObjectKey;
+    use crate::store::dialects::{Condition, Dialect};
     use crate::wal::{SegmentSize, TimelineId};
     use jiff::Timestamp;
+    use std::collections::BTreeSet;
 
     fn started(at: Timestamp, process: u32) -> StartedRecord {
         StartedRecord {
@@ -233,8 +309,57 @@ mod tests {
             async move { catalog.claim(&started).await.expect("claims") }
         });
         let ids = futures::future::join_all(claims).await;
-        let distinct: std::collections::BTreeSet<_> = ids.iter().collect();
+        let distinct: BTreeSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), 8);
+    }
+
+    #[tokio::test]
+    async fn backups_share_no_id_where_the_store_cannot_refuse_to_overwrite() {
+        let at: Timestamp = "2026-11-20T23:58:59Z".parse().expect("time");
+        for condition in [Condition::Ignored, Condition::Refused] {
+            for seed in 0..150 {
+                let bucket = Dialect::new(condition, seed);
+                let claims = (0..3).map(|_| {
+                    let layout = empty_catalog().layout().clone();
+                    let catalog = Catalog::new(bucket.open(), layout);
+                    // The same host and process id: containers all have process 1.
+                    let started = started(at, 1);
+                    async move { catalog.claim(&started).await.expect("claims") }
+                });
+                let ids = futures::future::join_all(claims).await;
+                let distinct: BTreeSet<_> = ids.iter().collect();
+                assert_eq!(distinct.len(), 3, "seed {seed}, {condition:?}: {ids:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn two_containers_that_look_alike_do_not_share_an_id() {
+        let catalog = empty_catalog();
+        let at: Timestamp = "2026-11-20T23:58:59Z".parse().expect("time");
+        let started = started(at, 1);
+        let claims = (0..4).map(|_| catalog.claim(&started));
+        let ids = futures::future::join_all(claims).await;
+        let distinct: BTreeSet<_> = ids.iter().flatten().collect();
+        assert_eq!(distinct.len(), 4, "{ids:?}");
+    }
+
+    #[tokio::test]
+    async fn an_archive_has_one_owner_where_the_store_cannot_refuse_to_overwrite() {
+        for condition in [Condition::Ignored, Condition::Refused] {
+            for seed in 0..300 {
+                let bucket = Dialect::new(condition, seed);
+                let claims = [7301, 7388, 7301].map(|system| {
+                    let layout = empty_catalog().layout().clone();
+                    let catalog = Catalog::new(bucket.open(), layout);
+                    async move { (system, catalog.claim_identity(&identity(system)).await.is_ok()) }
+                });
+                let claimed = futures::future::join_all(claims).await;
+                let owners: BTreeSet<_> =
+                    claimed.iter().filter(|(_, ok)| *ok).map(|(system, _)| *system).collect();
+                assert!(owners.len() <= 1, "seed {seed}, {condition:?}: {claimed:?}");
+            }
+        }
     }
 
     #[tokio::test]

@@ -74,7 +74,9 @@ pub fn run(args: BackupDeleteArgs, _: &Context) -> Result<Exit, Failure> {
         warn!("option --check-object-lock has no effect on {}", args.cloud.cloud_provider);
     }
     let (catalog, clouds) = (place.catalog()?, place.clouds());
-    perform(Threads::One, async |cancel| delete(&catalog, &clouds, &target, &args, &cancel).await)
+    perform(Threads::One, async |cancel| {
+        delete(&catalog.until(&cancel), &clouds, &target, &args, &cancel).await
+    })
 }
 
 /// Plans, then prints or carries out that plan.

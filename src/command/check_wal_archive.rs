@@ -51,6 +51,7 @@ pub fn run(args: CheckWalArchiveArgs, _: &Context) -> Result<Exit, Failure> {
         return adopt(&catalog, data_directory);
     }
     let (outcome, owners) = perform(Threads::One, async |cancel| {
+        let catalog = catalog.until(&cancel);
         let outcome = check(&catalog, &args, &cancel).await?;
         let owners = match outcome {
             CheckOutcome::Empty => String::new(),

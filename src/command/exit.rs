@@ -70,6 +70,7 @@ pub fn of_store(error: &StoreError) -> Exit {
         | StoreErrorKind::ObjectMissing
         | StoreErrorKind::Unreachable
         | StoreErrorKind::Interrupted
+        | StoreErrorKind::Stopped
         | StoreErrorKind::Refused
         | StoreErrorKind::Full
         | StoreErrorKind::Other => Exit::Other,
@@ -86,6 +87,7 @@ pub fn of_store_when_testing(error: &StoreError) -> Exit {
         | StoreErrorKind::BucketMissing
         | StoreErrorKind::ObjectMissing
         | StoreErrorKind::Interrupted
+        | StoreErrorKind::Stopped
         | StoreErrorKind::Refused
         | StoreErrorKind::Full
         | StoreErrorKind::Other => Exit::Other,

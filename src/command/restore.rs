@@ -131,6 +131,7 @@ pub fn run(args: RestoreArgs, context: &Context) -> Result<Exit, Failure> {
     let catalog = place.catalog()?;
     let monitor: Arc<dyn Monitor> = Arc::new(TerminalMonitor::new(&context.voice, progress));
     let summary = perform(Threads::PerCore, async |cancel| {
+        let catalog = catalog.until(&cancel);
         let restored = restore::restore_or_recover(
             &catalog, &selection, &target, &options, &recovery, &limits, &monitor, &cancel,
         );

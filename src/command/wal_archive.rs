@@ -111,6 +111,7 @@ pub fn run(args: WalArchiveArgs, context: &Context) -> Result<Exit, Failure> {
     }
     let (catalog, limits) = (place.catalog()?, small_limits());
     perform(Threads::One, async |cancel| {
+        let catalog = catalog.until(&cancel);
         let pushed = match &batch {
             None => push(&path, &catalog, &options, &limits, &Silent, &cancel).await,
             Some(batch) => {

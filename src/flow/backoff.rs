@@ -14,9 +14,10 @@ pub struct RetryLimits {
 
 impl RetryLimits {
     /// For whole commands: long enough for a failover of the store, short enough that
-    /// PostgreSQL's own retry of `archive_command` is not starved.
+    /// PostgreSQL's own retry of `archive_command` is not starved. Time alone ends it: a number of
+    /// quick failures says nothing about the next second.
     pub const PATIENT: Self = Self {
-        attempts_max: 10,
+        attempts_max: u32::MAX,
         deadline: Duration::from_secs(180),
         delay_first: Duration::from_millis(100),
         delay_max: Duration::from_secs(15),
@@ -91,6 +92,15 @@ mod tests {
         assert_eq!(delays.len(), 4);
         assert!(delays[0] >= Duration::from_millis(50) && delays[0] <= Duration::from_millis(100));
         assert!(delays.iter().all(|delay| *delay <= LIMITS.delay_max));
+    }
+
+    #[test]
+    fn time_alone_ends_the_patience_of_a_command() {
+        for limits in [RetryLimits::PATIENT, RetryLimits::RECOVERY] {
+            let mut backoff = Backoff::new(limits);
+            assert!((0..1000).all(|_| backoff.next_delay(None).is_some()));
+            assert_eq!(backoff.next_delay(Some(limits.deadline)), None);
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod cancel;
 mod gauge;
 mod pace;
 mod pool;
+mod token;
 
 pub use backoff::{Backoff, RetryLimits};
 pub use buffers::Buffers;
@@ -15,6 +16,7 @@ pub use cancel::{Cancel, Cancelled};
 pub use gauge::{MemoryBudget, MemoryPermit};
 pub use pace::Pace;
 pub use pool::{Pending, WorkerGone, WorkerPool};
+pub use token::random_token;
 
 use std::num::NonZeroUsize;
 

@@ -1,7 +1,8 @@
 //! Which backup: by its id or name, or the best one for a recovery target (contract §13.1).
 
 use crate::catalog::{
-    Backup, BackupStatus, Branch, Catalog, CatalogError, CatalogListing, Line, newest_timeline, several_clusters,
+    Backup, BackupStatus, Branch, Catalog, CatalogError, CatalogListing, Line, newest_timeline,
+    several_clusters,
 };
 use crate::flow::Limits;
 use crate::restore::{RestoreError, RestoreOptions, Unfinished};

@@ -4,6 +4,7 @@ use crate::cloud::{AzureCredentialProvider, AzureSettings, CloudError, Environme
 use crate::store::StoreOptions;
 use crate::store::blocks::CreateOnly;
 use crate::store::bucket::{AzureContainer, Bucket};
+use crate::store::conditions::Known;
 use crate::store::handle::StoreInner;
 use crate::store::labels::Labels;
 use crate::store::open::{batch_size, library_refused, plain_http, retries, transport};
@@ -62,6 +63,7 @@ pub fn open(
         labels: Labels::Tags,
         retry: options.retry,
         delete_batch: batch_size(options, DELETE_BATCH_MAX),
+        conditional_writes: Known::honoured(),
         blocks: Some(options.azure_blocks),
     })
 }

@@ -3,11 +3,11 @@
 use crate::cloud::Trace;
 use crate::store::handle::path;
 use crate::store::options::AzureBlocks;
-use crate::store::{ObjectKey, PutMode, PutOptions, Store, StoreError};
+use crate::store::{ObjectKey, PutMode, Store};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
-use object_store::{MultipartUpload, PutMultipartOptions, PutPayload};
+use object_store::{Attributes, MultipartUpload, PutMultipartOptions, PutPayload, TagSet};
 
 /// Marks the commit of a block list that must not replace a blob; see `azure`.
 #[derive(Clone, Copy, Debug)]
@@ -26,19 +26,14 @@ impl Store {
         key: &ObjectKey,
         bytes: Bytes,
         mode: PutMode,
-        options: &PutOptions,
+        (tags, attributes): (TagSet, Attributes),
         blocks: AzureBlocks,
-    ) -> Result<Result<(), object_store::Error>, StoreError> {
-        let mut put = PutMultipartOptions::default();
-        (put.tags, put.attributes) = self.inner.labels.apply(self, key, options)?;
+    ) -> Result<(), object_store::Error> {
+        let mut put = PutMultipartOptions { tags, attributes, ..PutMultipartOptions::default() };
         if mode == PutMode::Create {
             put.extensions.insert(CreateOnly);
         }
-        let begun = self.objects().put_multipart_opts(&path(key), put).await;
-        Ok(match begun {
-            Ok(upload) => send(upload, bytes, blocks).await,
-            Err(error) => Err(error),
-        })
+        send(self.objects().put_multipart_opts(&path(key), put).await?, bytes, blocks).await
     }
 }
 

@@ -1,6 +1,7 @@
 //! Deleting many objects: batches side by side, one answer per key.
 
 use crate::cloud::{Answer, Trace};
+use crate::flow::Backoff;
 use crate::store::handle::path;
 use crate::store::{Effect, ObjectKey, Store, StoreError, StoreErrorKind, StoreOperation};
 use futures::future::{BoxFuture, FutureExt};
@@ -32,9 +33,43 @@ impl Store {
         answers
     }
 
+    /// Asks again for those keys that the store was not able to answer for: what a lost answer
+    /// has deleted counts as deleted.
     async fn delete_batch(&self, keys: Vec<ObjectKey>) -> Answers {
+        let mut backoff = Backoff::new(self.retry());
+        let mut answers = self.delete_once(keys).await;
+        for _ in 1..self.retry().attempts_max {
+            let open = |(_, answer): &&(ObjectKey, Result<(), StoreError>)| {
+                answer.as_ref().is_err_and(|error| error.kind == StoreErrorKind::Interrupted)
+            };
+            let doubtful: Vec<_> =
+                answers.iter().filter(open).map(|(key, _)| key.clone()).collect();
+            let delay = if doubtful.is_empty() { None } else { backoff.next_delay(None) };
+            let Some(delay) = delay else { break };
+            self.pause(delay).await;
+            let mut again = self.delete_once(doubtful).await.into_iter().peekable();
+            for answer in &mut answers {
+                if again.peek().is_some_and(|(key, _)| *key == answer.0) {
+                    *answer = again.next().expect("peeked at");
+                }
+            }
+        }
+        answers
+    }
+
+    async fn delete_once(&self, keys: Vec<ObjectKey>) -> Answers {
         let trace = Trace::new();
-        let answers = trace.follow(ask(Arc::clone(self.objects()), &keys)).await;
+        let asked = trace.follow(ask(Arc::clone(self.objects()), &keys));
+        let answers = match self.unless_stopped(asked).await {
+            Ok(answers) => answers,
+            Err(stopped) => {
+                let failed = |key: ObjectKey| {
+                    let error = self.error(StoreOperation::Delete, &key, &trace, &stopped);
+                    (key, Err(error))
+                };
+                return keys.into_iter().map(failed).collect();
+            }
+        };
         if let Some(objects) = &self.inner.one_by_one
             && answers.iter().any(Result::is_err)
             && refuses_batches(&trace)

@@ -29,6 +29,8 @@ pub enum StoreErrorKind {
     Unreachable,
     /// Connected, then silence or a cut, until retries gave up.
     Interrupted,
+    /// The command was told to stop while it waited for the store.
+    Stopped,
     /// The request was wrong: an option the store does not take, a bad name.
     Refused,
     /// The disk or quota is full.

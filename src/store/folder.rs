@@ -1,6 +1,7 @@
 //! Listing one folder without entering those below.
 
 use crate::cloud::Trace;
+use crate::flow::Backoff;
 use crate::store::bucket::Bucket;
 use crate::store::handle::{folder_path, list_entry};
 use crate::store::{ListEntry, Store, StoreError};
@@ -28,10 +29,19 @@ impl Store {
     /// Lists the objects directly in a folder, and the names of the folders in it, in no promised
     /// order: one request for each thousand of both. The folder has no trailing slash.
     pub async fn list_folder(&self, folder: &str) -> Result<FolderListing, StoreError> {
-        let trace = Trace::new();
+        let (trace, mut backoff) = (Trace::new(), Backoff::new(self.retry()));
         let prefix = folder_path(folder);
-        let listed = trace.follow(self.objects().list_with_delimiter(prefix.as_ref())).await;
-        let listed = listed.map_err(|error| self.list_error(folder, &trace, &error))?;
+        let listed = loop {
+            let asked = self.objects().list_with_delimiter(prefix.as_ref());
+            let error = match self.follow(&trace, asked).await {
+                Ok(listed) => break listed,
+                Err(error) => self.list_error(folder, &trace, &error),
+            };
+            match self.worth_another_try(&error, &trace, &mut backoff) {
+                Some(delay) => self.pause(delay).await,
+                None => return Err(error),
+            }
+        };
         let objects = listed.objects.iter().map(list_entry).collect::<Result<_, _>>();
         let objects = objects.map_err(|error| self.list_error(folder, &trace, &error))?;
         let names = listed.common_prefixes.iter().filter_map(|prefix| prefix.filename());

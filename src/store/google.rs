@@ -3,6 +3,7 @@
 use crate::cloud::{CloudError, Environment, GoogleSettings, Rewrite};
 use crate::store::StoreOptions;
 use crate::store::bucket::{Bucket, GoogleBucket};
+use crate::store::conditions::Known;
 use crate::store::handle::StoreInner;
 use crate::store::labels::Labels;
 use crate::store::open::{batch_size, library_refused, plain_http, retries, transport};
@@ -50,6 +51,7 @@ pub fn open(
         labels: Labels::Metadata,
         retry: options.retry,
         delete_batch: batch_size(options, DELETE_BATCH_MAX),
+        conditional_writes: Known::honoured(),
         blocks: None,
     })
 }

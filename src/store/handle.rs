@@ -1,19 +1,20 @@
 //! The handle on one bucket.
 
 use crate::cloud::{Answer, Trace};
-use crate::flow::{Backoff, RetryLimits};
+use crate::flow::{Backoff, Cancel, RetryLimits};
 use crate::store::bucket::Bucket;
+use crate::store::conditions::Known;
 use crate::store::labels::{Labels, metadata_of};
 use crate::store::options::AzureBlocks;
 use crate::store::read::stream_of;
 use crate::store::translate::{says_object_missing, store_error};
-use crate::store::{ObjectKey, StoreError, StoreOperation, Upload};
+use crate::store::{ObjectKey, StoreError, StoreOperation};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use jiff::Timestamp;
-use object_store::list::{PaginatedListOptions, PaginatedListStore};
+use object_store::list::PaginatedListStore;
 use object_store::path::{Path, PathPart};
-use object_store::{GetOptions, GetRange, GetResult, ObjectStore, PutPayload};
+use object_store::{GetOptions, GetRange, GetResult, ObjectStore};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -23,6 +24,8 @@ use std::sync::Arc;
 #[derive(Clone)]
 pub struct Store {
     pub(crate) inner: Arc<StoreInner>,
+    /// What ends every wait; see [`until`](Self::until).
+    pub(crate) stop: Cancel,
 }
 
 /// What all clones share.
@@ -39,6 +42,8 @@ pub(crate) struct StoreInner {
     pub retry: RetryLimits,
     /// Keys per delete request.
     pub delete_batch: usize,
+    /// Whether a create can be left to the store.
+    pub conditional_writes: Known,
     /// Set on Azure, where large objects are written in blocks.
     pub blocks: Option<AzureBlocks>,
 }
@@ -105,9 +110,14 @@ impl Store {
             labels: Labels::Metadata,
             retry: RetryLimits::PATIENT,
             delete_batch: 1000,
+            conditional_writes: Known::honoured(),
             blocks: None,
         };
-        Self { inner: Arc::new(inner) }
+        Self::of(inner)
+    }
+
+    pub(crate) fn of(inner: StoreInner) -> Self {
+        Self { inner: Arc::new(inner), stop: Cancel::new() }
     }
 
     /// The URL of an object, for people.
@@ -170,13 +180,22 @@ impl Store {
         options: GetOptions,
         trace: &Trace,
     ) -> Result<Option<GetResult>, StoreError> {
-        match trace.follow(self.objects().get_opts(&path(key), options)).await {
-            Ok(opened) => Ok(Some(opened)),
-            Err(error @ object_store::Error::NotFound { .. }) => {
-                self.absence(key, trace, &error)?;
-                Ok(None)
+        let mut backoff = Backoff::new(self.retry());
+        loop {
+            let location = path(key);
+            let asked = self.objects().get_opts(&location, options.clone());
+            let error = match self.follow(trace, asked).await {
+                Ok(opened) => return Ok(Some(opened)),
+                Err(error @ object_store::Error::NotFound { .. }) => {
+                    self.absence(key, trace, &error)?;
+                    return Ok(None);
+                }
+                Err(error) => self.error(StoreOperation::Read, key, trace, &error),
+            };
+            match self.worth_another_try(&error, trace, &mut backoff) {
+                Some(delay) => self.pause(delay).await,
+                None => return Err(error),
             }
-            Err(error) => Err(self.error(StoreOperation::Read, key, trace, &error)),
         }
     }
 
@@ -199,7 +218,7 @@ impl Store {
     pub async fn head(&self, key: &ObjectKey) -> Result<Option<ObjectMeta>, StoreError> {
         let trace = Trace::new();
         let options = GetOptions { head: true, ..GetOptions::default() };
-        match trace.follow(self.objects().get_opts(&path(key), options)).await {
+        match self.follow(&trace, self.objects().get_opts(&path(key), options)).await {
             Ok(opened) => Ok(Some(meta_of(&opened))),
             Err(object_store::Error::NotFound { .. }) if has_no_code(&trace) => {
                 // An answer to HEAD has no body, so it cannot say what is missing; GET's can.
@@ -213,130 +232,6 @@ impl Store {
             }
             Err(error) => Err(self.error(StoreOperation::Read, key, &trace, &error)),
         }
-    }
-
-    /// Writes a whole object.
-    pub async fn put(
-        &self,
-        key: &ObjectKey,
-        bytes: Bytes,
-        mode: PutMode,
-        options: &PutOptions,
-    ) -> Result<PutOutcome, StoreError> {
-        let mut backoff = Backoff::new(self.retry());
-        loop {
-            let trace = Trace::new();
-            let written = trace.follow(self.put_once(key, bytes.clone(), mode, options)).await?;
-            let error = match written {
-                Ok(()) => return Ok(PutOutcome::Written),
-                Err(error) => error,
-            };
-            match Collision::of(&trace, &error, mode) {
-                Collision::AlreadyThere => return Ok(PutOutcome::AlreadyThere),
-                // Somebody else is writing this very key: ask again who won.
-                Collision::Undecided => match backoff.next_delay(None) {
-                    Some(delay) => tokio::time::sleep(delay).await,
-                    None => return Err(self.error(StoreOperation::Write, key, &trace, &error)),
-                },
-                Collision::NoConditionalWrites => {
-                    return self.look_then_put(key, bytes, options).await;
-                }
-                Collision::None => {
-                    return Err(self.error(StoreOperation::Write, key, &trace, &error));
-                }
-            }
-        }
-    }
-
-    async fn put_once(
-        &self,
-        key: &ObjectKey,
-        bytes: Bytes,
-        mode: PutMode,
-        options: &PutOptions,
-    ) -> Result<Result<(), object_store::Error>, StoreError> {
-        if let Some(blocks) = self.inner.blocks.filter(|blocks| blocks.apply_to(&bytes)) {
-            return self.put_in_blocks(key, bytes, mode, options, blocks).await;
-        }
-        let (tags, attributes) = self.inner.labels.apply(self, key, options)?;
-        let mode = match mode {
-            PutMode::Create => object_store::PutMode::Create,
-            PutMode::Overwrite => object_store::PutMode::Overwrite,
-        };
-        let extensions = http::Extensions::default();
-        let put = object_store::PutOptions { mode, tags, attributes, extensions };
-        let path = path(key);
-        let written = self.objects().put_opts(&path, PutPayload::from(bytes), put).await;
-        Ok(written.map(|_| ()))
-    }
-
-    /// For dialects that answer "not implemented" to a conditional write. Between the look and
-    /// the write another writer may slip in; callers that must know compare afterwards.
-    async fn look_then_put(
-        &self,
-        key: &ObjectKey,
-        bytes: Bytes,
-        options: &PutOptions,
-    ) -> Result<PutOutcome, StoreError> {
-        if self.head(key).await?.is_some() {
-            return Ok(PutOutcome::AlreadyThere);
-        }
-        Box::pin(self.put(key, bytes, PutMode::Overwrite, options)).await
-    }
-
-    /// Begins an upload in parts; nothing is visible before [`Upload::complete`].
-    pub async fn upload(
-        &self,
-        key: &ObjectKey,
-        options: &PutOptions,
-    ) -> Result<Upload, StoreError> {
-        let mut put = object_store::PutMultipartOptions::default();
-        (put.tags, put.attributes) = self.inner.labels.apply(self, key, options)?;
-        let trace = Trace::new();
-        let parts = trace
-            .follow(self.objects().put_multipart_opts(&path(key), put))
-            .await
-            .map_err(|error| self.error(StoreOperation::Write, key, &trace, &error))?;
-        Ok(Upload::new(self.clone(), key.clone(), parts))
-    }
-
-    /// Lists every object whose key starts with `prefix` followed by a slash (all objects when
-    /// it is empty), in no promised order, page by page as it is consumed.
-    pub fn list(&self, prefix: &str) -> BoxStream<'static, Result<ListEntry, StoreError>> {
-        let below = prefix.trim_end_matches('/').to_string();
-        let folder = folder_path(&below);
-        let pages = self.objects().list(folder.as_ref());
-        stream::unfold((self.clone(), below, pages), |(store, below, mut pages)| async move {
-            let trace = Trace::new();
-            let entry = match trace.follow(pages.next()).await? {
-                Ok(meta) => {
-                    list_entry(&meta).map_err(|error| store.list_error(&below, &trace, &error))
-                }
-                Err(error) => Err(store.list_error(&below, &trace, &error)),
-            };
-            Some((entry, (store, below, pages)))
-        })
-        .boxed()
-    }
-
-    /// Lists the objects of one folder whose names start with the last segment of `prefix`
-    /// (`wals/0000000100000000/0000000100000000000000FE`): a positive answer about all suffixes
-    /// of one name, in one request. Folders below are not entered.
-    pub async fn list_starting_with(&self, prefix: &str) -> Result<Vec<ListEntry>, StoreError> {
-        let trace = Trace::new();
-        let listed = match &self.inner.names {
-            Some(names) => trace.follow(list_by_name(names.as_ref(), prefix)).await,
-            None => {
-                let folder = prefix.rsplit_once('/').and_then(|(folder, _)| folder_path(folder));
-                let listing = self.objects().list_with_delimiter(folder.as_ref());
-                trace.follow(listing).await.map(|listed| listed.objects)
-            }
-        };
-        let objects = listed.map_err(|error| self.list_error(prefix, &trace, &error))?;
-        let matching = objects.iter().filter(|meta| meta.location.as_ref().starts_with(prefix));
-        matching
-            .map(|meta| list_entry(meta).map_err(|error| self.list_error(prefix, &trace, &error)))
-            .collect()
     }
 
     /// Translates a foreign error about one object.
@@ -361,40 +256,6 @@ impl Store {
     }
 }
 
-/// What a failed write tells about the object that may be there.
-enum Collision {
-    AlreadyThere,
-    Undecided,
-    NoConditionalWrites,
-    None,
-}
-
-impl Collision {
-    fn of(trace: &Trace, error: &object_store::Error, mode: PutMode) -> Self {
-        if mode == PutMode::Overwrite {
-            return Self::None;
-        }
-        let (status, code) = match trace.last() {
-            Some(Answer::Status { status, code, .. }) => (status, code.unwrap_or_default()),
-            Some(_) => return Self::None,
-            // No request was sent: memory, or a folder.
-            None => {
-                let there = matches!(error, object_store::Error::AlreadyExists { .. });
-                return if there { Self::AlreadyThere } else { Self::None };
-            }
-        };
-        match (status, code.as_str()) {
-            // 304: some dialects answer a failed condition as if it were a read.
-            (412 | 304, _) => Self::AlreadyThere,
-            // Azure: there, or there and the signature may create but not replace.
-            (409, "BlobAlreadyExists") | (403, "UnauthorizedBlobOverwrite") => Self::AlreadyThere,
-            (409, "ConditionalRequestConflict" | "OperationAborted") => Self::Undecided,
-            (501, _) => Self::NoConditionalWrites,
-            _ => Self::None,
-        }
-    }
-}
-
 fn has_no_code(trace: &Trace) -> bool {
     matches!(trace.last(), Some(Answer::Status { code: None, .. }))
 }
@@ -404,29 +265,6 @@ pub(crate) fn list_entry(
 ) -> Result<ListEntry, crate::store::ObjectKeyError> {
     let key = ObjectKey::parse(meta.location.as_ref())?;
     Ok(ListEntry { key, bytes: meta.size, modified: timestamp(meta.last_modified) })
-}
-
-/// All pages of the objects whose names begin so: one page, but for prefixes of many names.
-async fn list_by_name(
-    names: &dyn PaginatedListStore,
-    prefix: &str,
-) -> object_store::Result<Vec<object_store::ObjectMeta>> {
-    // One character less: on Azure the library leaves out the object that has the very name, for
-    // it could be the marker of a folder.
-    let shorter = prefix.char_indices().next_back().map_or("", |(last, _)| &prefix[..last]);
-    let mut objects = Vec::new();
-    let mut page_token = None;
-    loop {
-        let delimiter = Some("/".into());
-        let options =
-            PaginatedListOptions { delimiter, page_token, ..PaginatedListOptions::default() };
-        let page = names.list_paginated(Some(shorter), options).await?;
-        objects.extend(page.result.objects);
-        page_token = page.page_token;
-        if page_token.is_none() {
-            return Ok(objects);
-        }
-    }
 }
 
 pub(crate) fn path(key: &ObjectKey) -> Path {

@@ -6,28 +6,37 @@
 //!
 //! ```text
 //! StoreUrl + StoreOptions ── open ──> s3 │ azure │ google │ local │ memory     one ObjectStore
-//!                                       handle, upload, read, delete, bucket   what callers use
+//!                                       handle, list, write, upload, read, delete, bucket   what callers use
+//!                                       patience, conditions, alone            doubt, and how it ends
 //!                                       translate                              what errors mean
 //! ```
 //!
 //! Memory: what the caller gives, plus 1 MiB per open stream of a folder; a part or whole object
 //! is never copied on its way out.
 
+mod alone;
 mod azure;
 mod blocks;
 mod bucket;
+mod conditions;
 mod debris;
 mod delete;
+#[cfg(test)]
+pub(crate) mod dialects;
+#[cfg(test)]
+mod doubt_tests;
 mod error;
 mod folder;
 mod google;
 mod handle;
 mod key;
 mod labels;
+mod list;
 mod local;
 mod lock;
 mod open;
 mod options;
+mod patience;
 mod read;
 #[cfg(test)]
 pub(crate) mod recording;
@@ -37,8 +46,11 @@ pub(crate) mod scripted;
 mod translate;
 mod upload;
 mod url;
+mod write;
 mod writer;
 
+pub use alone::Claim;
+pub use conditions::ConditionalWrites;
 pub use debris::Debris;
 pub use error::{Effect, StoreError, StoreErrorKind, StoreOperation};
 pub use folder::FolderListing;

@@ -2,6 +2,7 @@
 
 use crate::cloud::{CloudError, Environment, PlainHttp, Proxies, Transport, TransportOptions};
 use crate::store::bucket::Bucket;
+use crate::store::conditions::Known;
 use crate::store::handle::StoreInner;
 use crate::store::labels::Labels;
 use crate::store::local::Folder;
@@ -40,7 +41,7 @@ impl Store {
             Location::Folder { path } => Ok(folder(path.clone(), options)),
         };
         match opened {
-            Ok(inner) => Ok(Self { inner: Arc::new(inner) }),
+            Ok(inner) => Ok(Self::of(inner)),
             Err(error) => Err(StoreError {
                 operation: StoreOperation::Open,
                 kind: StoreErrorKind::Refused,
@@ -55,7 +56,7 @@ impl Store {
     /// A folder of this machine as a store.
     pub fn local(path: impl Into<PathBuf>) -> Self {
         let options = StoreOptions::new(crate::flow::RetryLimits::PATIENT);
-        Self { inner: Arc::new(folder(path.into(), &options)) }
+        Self::of(folder(path.into(), &options))
     }
 }
 
@@ -69,6 +70,7 @@ fn folder(path: PathBuf, options: &StoreOptions) -> StoreInner {
         labels: Labels::nowhere(),
         retry: options.retry,
         delete_batch: batch_size(options, 1000),
+        conditional_writes: Known::honoured(),
         blocks: None,
     }
 }

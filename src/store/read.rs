@@ -83,10 +83,11 @@ impl Reading {
             Some(body) => body,
             None => self.reopen().await?,
         };
-        match self.trace.follow(body.next()).await {
-            None => Ok(None),
-            Some(Err(error)) => Err(self.error(&error)),
-            Some(Ok(chunk)) => {
+        let next = async { body.next().await.transpose() };
+        match self.store.follow(&self.trace, next).await {
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.error(&error)),
+            Ok(Some(chunk)) => {
                 self.rest.start += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
                 self.backoff = Backoff::new(self.store.retry());
                 self.body = Some(body);
@@ -103,7 +104,8 @@ impl Reading {
         };
         let objects = Arc::clone(self.store.objects());
         self.trace = Trace::new();
-        match self.trace.follow(objects.get_opts(&path(&self.key), options)).await {
+        let location = path(&self.key);
+        match self.store.follow(&self.trace, objects.get_opts(&location, options)).await {
             Ok(opened) => Ok(body_of(opened)),
             Err(object_store::Error::Precondition { .. }) => {
                 let mut error = self.ended_early();
@@ -118,7 +120,7 @@ impl Reading {
     async fn pause(&mut self, delay: Duration) {
         self.body = None;
         tracing::debug!(object = %self.key, at = self.rest.start, "reading on after a break");
-        tokio::time::sleep(delay).await;
+        self.store.pause(delay).await;
     }
 
     fn error(&self, error: &object_store::Error) -> StoreError {

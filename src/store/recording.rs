@@ -2,6 +2,7 @@
 
 use crate::store::Store;
 use crate::store::bucket::Bucket;
+use crate::store::conditions::Known;
 use crate::store::handle::StoreInner;
 use crate::store::labels::Labels;
 use async_trait::async_trait;
@@ -87,9 +88,10 @@ impl Store {
             labels: Labels::Metadata,
             retry: memory.retry,
             delete_batch: memory.delete_batch,
+            conditional_writes: Known::honoured(),
             blocks: None,
         };
-        Self { inner: Arc::new(inner) }
+        Self::of(inner)
     }
 }
 

@@ -5,6 +5,7 @@ use crate::cloud::{
 };
 use crate::store::StoreOptions;
 use crate::store::bucket::{Bucket, S3Bucket};
+use crate::store::conditions::Known;
 use crate::store::handle::StoreInner;
 use crate::store::labels::Labels;
 use crate::store::open::{batch_size, library_refused, plain_http, retries, transport};
@@ -60,6 +61,8 @@ pub fn open(
         builder = builder.with_checksum_algorithm(checksum);
     }
     builder = encrypted(builder, options.s3_encryption.as_ref())?;
+    let conditional_writes =
+        if settings.custom_endpoint { Known::nothing() } else { Known::honoured() };
     let build = |builder: AmazonS3Builder| builder.build().map_err(|error| library_refused(&error));
     let objects = Arc::new(build(builder.clone())?);
     Ok(StoreInner {
@@ -71,6 +74,7 @@ pub fn open(
         labels: Labels::Tags,
         retry: options.retry,
         delete_batch: batch_size(options, DELETE_BATCH_MAX),
+        conditional_writes,
         blocks: None,
     })
 }

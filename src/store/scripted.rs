@@ -41,7 +41,7 @@ impl Store {
         };
         let objects = Arc::clone(&self.inner.objects);
         inner.objects = Arc::new(Scripted { objects, script: Arc::new(script) });
-        Self { inner: Arc::new(inner) }
+        Self::of(inner)
     }
 }
 

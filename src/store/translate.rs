@@ -5,6 +5,7 @@
 //! error counts only where no request was sent.
 
 use crate::cloud::{Answer, Trace};
+use crate::flow::Cancelled;
 use crate::store::local::FolderMissing;
 use crate::store::{Effect, StoreError, StoreErrorKind, StoreOperation};
 use std::error::Error;
@@ -25,6 +26,9 @@ pub fn store_error(
     error: &(dyn Error + 'static),
 ) -> StoreError {
     let meaning = match (trace.last(), trace.identity_failure()) {
+        _ if is_stopped(error) => {
+            Meaning { kind: StoreErrorKind::Stopped, reason: Cancelled.to_string(), hint: None }
+        }
         (Some(answer), _) => of_answer(&answer, trace, operation),
         (None, Some(why)) => no_credentials(why, trace),
         (None, None) => of_library(error),
@@ -37,6 +41,17 @@ pub fn store_error(
         reason: meaning.reason,
         hint: meaning.hint.map(Into::into),
     }
+}
+
+fn is_stopped(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if error.is::<Cancelled>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 /// Whether an answer of 404 says that the object, and not something else, is missing.

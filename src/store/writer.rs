@@ -14,6 +14,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::future::Future;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -128,7 +129,7 @@ impl ObjectWriter {
     async fn put_whole(&mut self, chunks: Vec<Bytes>) -> Result<(), ObjectWriteError> {
         let Courier { store, pace, monitor, options, .. } = &self.courier;
         if let Some(pace) = pace {
-            pace.send(self.bytes).await;
+            until_stopped(store, &self.key, pace.send(self.bytes)).await?;
         }
         let body = Bytes::from(chunks.concat());
         match store.put(&self.key, body, PutMode::Create, options).await {
@@ -162,10 +163,9 @@ impl ObjectWriter {
     /// Sends one part in the background, as soon as a permit is free; reports a part that
     /// failed in the meantime.
     async fn send(&mut self, part: Vec<Bytes>) -> Result<(), ObjectWriteError> {
-        let permit = Arc::clone(&self.courier.parts)
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let (store, free) = (self.courier.store.clone(), Arc::clone(&self.courier.parts));
+        let permit = until_stopped(&store, &self.key, free.acquire_owned()).await?;
+        let permit = permit.expect("the semaphore is never closed");
         while let Some(sent) = self.sending.try_join_next() {
             flatten(sent)?;
         }
@@ -176,10 +176,12 @@ impl ObjectWriter {
         }
         let upload = self.upload.as_mut().expect("begun above");
         let sending = upload.put_part(part);
-        let Courier { pace, monitor, .. } = self.courier.clone();
+        let Courier { store, pace, monitor, .. } = self.courier.clone();
+        let key = self.key.clone();
         self.sending.spawn(async move {
             if let Some(pace) = pace {
-                pace.send(bytes).await;
+                let paced = store.unless_stopped(pace.send(bytes)).await;
+                paced.map_err(|stopped| store.stopped(&key, &stopped))?;
             }
             sending.await?;
             monitor.add(Metric::StoredBytes, bytes);
@@ -188,6 +190,16 @@ impl ObjectWriter {
         });
         Ok(())
     }
+}
+
+/// Waits for something other than an answer of the store.
+async fn until_stopped<T>(
+    store: &Store,
+    key: &ObjectKey,
+    wait: impl Future<Output = T>,
+) -> Result<T, ObjectWriteError> {
+    let waited = store.unless_stopped(wait).await;
+    waited.map_err(|stopped| ObjectWriteError::Store(store.stopped(key, &stopped)))
 }
 
 fn flatten(

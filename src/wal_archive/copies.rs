@@ -169,11 +169,20 @@ impl Push<'_> {
         stored: &Stored,
         mode: PutMode,
     ) -> Result<PutOutcome, WalArchiveError> {
-        let options = self.put_options(&stored.digest);
-        tokio::select! {
-            outcome = self.catalog.store().put(key, stored.bytes.clone(), mode, &options) => {
-                Ok(outcome?)
+        let (options, bytes) = (self.put_options(&stored.digest), stored.bytes.clone());
+        let put = async {
+            match mode {
+                PutMode::Create => {
+                    let subject = self.source.name().as_str();
+                    self.catalog.put_new(key, bytes, &options, subject).await
+                }
+                PutMode::Overwrite => {
+                    Ok(self.catalog.store().put(key, bytes, mode, &options).await?)
+                }
             }
+        };
+        tokio::select! {
+            outcome = put => Ok(outcome?),
             () = self.cancel.cancelled() => Err(Cancelled.into()),
         }
     }

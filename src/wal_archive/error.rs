@@ -113,6 +113,7 @@ impl WalArchiveError {
             )),
             Self::ControlFile { .. } => {
                 Some("Give the data directory of the cluster that shall have the archive.".into())
+            }
             Self::NoArchive { .. } => {
                 Some("Are URL and server name right, and is the file system mounted there?".into())
             }

@@ -415,7 +415,8 @@ fn is_doubtful(kind: StoreErrorKind) -> bool {
         | StoreErrorKind::BucketMissing
         | StoreErrorKind::ObjectMissing
         | StoreErrorKind::Refused
-        | StoreErrorKind::Full => false,
+        | StoreErrorKind::Full
+        | StoreErrorKind::Stopped => false,
     }
 }
 

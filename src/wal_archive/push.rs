@@ -3,11 +3,12 @@
 //! ```text
 //! open, check content ─┬─ read, digest and compress   (own threads)
 //!                      ├─ whose archive is this       (one small GET)
+//!                      ├─ does the store refuse to overwrite (one more at a named S3 endpoint)
 //!                      └─ what lies under the name    (one LIST)
 //!                      then one PUT that refuses to overwrite, and a look around (one LIST)
 //! ```
 //!
-//! The two questions run beside the compression; what is already there is never sent again.
+//! The questions run beside the compression; what is already there is never sent again.
 //! Crash points: the PUT is the only change (but for `archive.json`, once in an archive's life);
 //! a crash before it leaves nothing, after it the next try finds the same content and succeeds.
 //! Memory: the object as stored, plus the window of its codec for each thread.
@@ -76,8 +77,11 @@ pub(crate) async fn push_source(
     cancel: &Cancel,
 ) -> Result<PushOutcome, WalArchiveError> {
     let push = Push { source, catalog, options, limits, cancel };
-    let (stored, (), copies) = tokio::select! {
-        ready = async { tokio::try_join!(push.stored_form(), push.check_owner(), push.copies()) } => ready?,
+    let prepared = async {
+        tokio::try_join!(push.stored_form(), push.check_owner(), push.copies(), push.dialect())
+    };
+    let (stored, (), copies, ()) = tokio::select! {
+        ready = prepared => ready?,
         () = cancel.cancelled() => return Err(Cancelled.into()),
     };
     let bytes = u64::try_from(stored.bytes.len()).expect("a buffer's size fits 64 bits");
@@ -110,6 +114,13 @@ impl Push<'_> {
         let (source, workers) = (self.source.clone(), self.limits.workers);
         let work = tokio::task::spawn_blocking(move || stored_form(&source, compression, workers));
         work.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// Finds out what the store does with writes that must not replace: nothing where that is
+    /// known, else one GET beside the others.
+    async fn dialect(&self) -> Result<(), WalArchiveError> {
+        self.catalog.conditional_writes().await?;
+        Ok(())
     }
 
     /// How the stored copy differs, in full sentences.
@@ -199,6 +210,7 @@ mod tests {
     use crate::codec::{Compression, CompressionLevel};
     use crate::flow::Cancel;
     use crate::monitor::Silent;
+    use crate::store::dialects::{Condition, Dialect};
     use crate::store::{PutMode, PutOptions as StorePutOptions, Store};
     use crate::wal::WalFileName;
     use crate::wal_archive::fixtures::{OURS, THEIRS, World, limits, name, push_options, segment};
@@ -295,6 +307,50 @@ mod tests {
             assert!(error.detail().expect("detail").contains("without a new timeline"));
         }
         assert_eq!(world.keys().await.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_archived_segment_stays_where_the_store_cannot_refuse_to_overwrite() {
+        for condition in [Condition::Ignored, Condition::Refused] {
+            let world = World::over(Dialect::new(condition, 1).open());
+            let (ours, theirs) = (segment(OURS, 1, 0), segment(OURS, 1, 99));
+            let outcome = pushed(&world, &world.file(&name(1), &ours), &push_options()).await;
+            assert_eq!(outcome.expect("push"), PushOutcome::Archived);
+            let outcome = pushed(&world, &world.file(&name(1), &ours), &push_options()).await;
+            assert_eq!(outcome.expect("again"), PushOutcome::AlreadyArchived);
+            let refused = pushed(&world, &world.file(&name(1), &theirs), &push_options()).await;
+            let refused = refused.expect_err("other content");
+            assert!(matches!(refused, WalArchiveError::OtherContent { .. }), "{refused}");
+            let key =
+                world.catalog.layout().wal(&WalFileName::parse(&name(1)).expect("name"), None);
+            assert!(world.catalog.store().get(&key).await.expect("get").expect("there") == ours);
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_that_archive_one_name_at_once_the_loser_is_told_on_every_store() {
+        for condition in [Condition::Honoured, Condition::Ignored, Condition::Refused] {
+            for seed in 0..25 {
+                let bucket = Dialect::new(condition, seed);
+                let contents = [segment(OURS, 1, 0), segment(OURS, 1, 99)];
+                let archived = |content| {
+                    let world = World::over(bucket.open());
+                    async move {
+                        let path = world.file(&name(1), content);
+                        pushed(&world, &path, &push_options()).await.is_ok()
+                    }
+                };
+                let (one, two) = tokio::join!(archived(&contents[0]), archived(&contents[1]));
+                assert!(!(one && two), "seed {seed}, {condition:?}: both were told success");
+                let world = World::over(bucket.open());
+                let name = WalFileName::parse(&name(1)).expect("name");
+                let key = world.catalog.layout().wal(&name, None);
+                let stored = world.catalog.store().get(&key).await.expect("get");
+                for (won, content) in [one, two].into_iter().zip(&contents) {
+                    assert!(!won || stored.as_deref() == Some(&content[..]), "seed {seed}");
+                }
+            }
+        }
     }
 
     #[tokio::test]

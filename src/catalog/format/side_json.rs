@@ -3,8 +3,7 @@
 use crate::catalog::format::FormatError;
 use crate::catalog::format::time;
 use crate::catalog::{
-    Adoption, ArchiveEra, ArchiveIdentity, ArchiveRecord, BackupMethod, DeletionMark,
-    StartedRecord,
+    Adoption, ArchiveEra, ArchiveIdentity, ArchiveRecord, BackupMethod, DeletionMark, StartedRecord,
 };
 use crate::pgdata::SystemIdentifier;
 use crate::wal::{SegmentSize, TimelineId};
@@ -24,6 +23,9 @@ struct StartedJson {
     started: String,
     host: String,
     process: u32,
+    /// Makes the claims of two processes differ, whatever their hosts are called.
+    #[serde(default)]
+    claim: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     snapshots: Option<Value>,
 }
@@ -58,7 +60,7 @@ struct EraJson {
     adopted_lsn: Option<String>,
 }
 
-pub fn print_started(started: &StartedRecord) -> Vec<u8> {
+pub fn print_started(started: &StartedRecord, claim: &str) -> Vec<u8> {
     line(&StartedJson {
         format: FORMAT,
         tool: started.tool.clone(),
@@ -67,6 +69,7 @@ pub fn print_started(started: &StartedRecord) -> Vec<u8> {
         started: time::rfc3339(started.started),
         host: started.host.clone(),
         process: started.process,
+        claim: claim.into(),
         snapshots: started.snapshots.clone(),
     })
 }
@@ -184,7 +187,7 @@ mod tests {
             process: 4711,
             snapshots: Some(serde_json::json!({"provider": "aws"})),
         };
-        assert_eq!(parse_started(&print_started(&started)), Ok(started));
+        assert_eq!(parse_started(&print_started(&started, "a1")), Ok(started));
         assert!(parse_started(b"{}").is_err());
     }
 

@@ -31,6 +31,7 @@ mod read;
 #[cfg(test)]
 pub(crate) mod recording;
 mod s3;
+mod s3_region;
 mod translate;
 mod upload;
 mod url;

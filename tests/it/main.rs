@@ -5,6 +5,7 @@
 //! (in CI it fails).
 
 mod barman_hooks;
+mod certificates;
 mod cli;
 mod cloudnative_pg;
 mod connection;
@@ -30,6 +31,7 @@ mod restore_fixtures;
 mod restore_killed;
 mod retention;
 mod round_trip;
+mod s3_regions;
 mod snapshot_aws;
 mod snapshot_azure;
 mod snapshot_ec2;
@@ -40,6 +42,7 @@ mod store_faults;
 mod store_features;
 mod support;
 mod tidy;
+mod unfit_settings;
 mod wal_ahead;
 mod wal_codecs;
 mod wal_faults;

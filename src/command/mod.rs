@@ -18,6 +18,7 @@ mod backup_show;
 mod check_wal_archive;
 #[cfg(test)]
 mod compatibility;
+mod core_dumps;
 mod deleting;
 mod environment;
 mod exit;
@@ -32,6 +33,7 @@ mod place;
 mod program;
 mod python_json;
 mod recovery_time;
+mod redact;
 mod report;
 mod restore;
 mod runtime;

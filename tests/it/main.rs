@@ -32,6 +32,7 @@ mod restore_killed;
 mod retention;
 mod round_trip;
 mod s3_regions;
+mod secrets;
 mod snapshot_aws;
 mod snapshot_azure;
 mod snapshot_ec2;

@@ -13,16 +13,16 @@
 
 mod api;
 mod aws;
-mod aws_profile;
+pub(crate) mod aws_profile;
 mod azure;
 mod azure_chain;
 mod azure_connection;
-mod azure_token;
+pub(crate) mod azure_token;
 mod compute_engine;
 mod ec2;
 mod endpoint;
 mod environment;
-mod error_body;
+pub(crate) mod error_body;
 mod fit;
 mod google;
 mod kept;

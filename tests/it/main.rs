@@ -15,6 +15,7 @@ mod control_planes;
 mod control_planes_strict;
 mod exit_codes;
 mod exit_codes_content;
+mod fuzzing;
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;

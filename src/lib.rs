@@ -16,6 +16,10 @@
 // The command floor: the only one that knows argv, stdout and exit codes.
 pub mod command;
 
+// Every parser as a function of bytes, for fuzzing; no part of a command.
+#[doc(hidden)]
+pub mod fuzzing;
+
 // Verbs: one story each.
 pub mod backup;
 pub mod restore;

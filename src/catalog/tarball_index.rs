@@ -150,7 +150,7 @@ pub fn read_index(stored: &[u8]) -> Result<Vec<BlockMark>, IndexReadError> {
             None => raw_offset == 0,
             Some(last) => {
                 raw_offset > last.raw_offset
-                    && stored_offset == last.stored_offset + last.stored_bytes
+                    && Some(stored_offset) == last.stored_offset.checked_add(last.stored_bytes)
             }
         };
         if !follows {
@@ -195,6 +195,16 @@ mod tests {
         let marks: Vec<_> = (0..5000).map(mark).collect();
         assert_eq!(read_index(&index(&marks)).expect("read"), marks);
         assert_eq!(read_index(&index(&[])).expect("read"), []);
+    }
+
+    #[test]
+    fn a_block_that_ends_beyond_every_object_is_refused() {
+        let first = format!("{{\"raw\":0,\"stored\":{},\"length\":9,\"crc32\":0", u64::MAX);
+        let second = "{\"raw\":1,\"stored\":8,\"length\":1,\"crc32\":0}\n";
+        let lines = format!("{first},\"format\":1}}\n{second}");
+        let stored = zstd::encode_all(lines.as_bytes(), 1).expect("compressed");
+        let error = read_index(&stored).expect_err("it lies").to_string();
+        assert!(error.contains("does not follow"), "{error}");
     }
 
     #[test]

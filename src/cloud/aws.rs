@@ -5,9 +5,11 @@
 //! `aws-config`, which is loaded at the first request that needs a signature, unless an earlier
 //! command has kept what it found.
 
-use crate::cloud::aws_profile::{AwsProfile, profile_files};
+use crate::cloud::aws_profile::{AwsProfile, HalfPair, profile_files};
+use crate::cloud::endpoint::{check_signed_endpoint, refuse_in_clear, warn_of_plain_http};
+use crate::cloud::fit::{check_header_value, check_region, check_secret};
 use crate::cloud::kept::{Kept, Secrets, is_fresh};
-use crate::cloud::{CloudError, Environment, PlainHttp, Trace, check_endpoint};
+use crate::cloud::{CloudError, Environment, PlainHttp, Trace, is_protected};
 use async_trait::async_trait;
 use aws_config::profile::ProfileFileCredentialsProvider;
 use aws_config::{BehaviorVersion, Region};
@@ -49,8 +51,23 @@ pub enum AwsIdentity {
         profile_only: bool,
         region: String,
         kept: Kept,
+        tokens: Tokens,
+        /// What is missing of a key pair, if nothing else is found.
+        half: Option<String>,
     },
 }
+
+/// Whether session tokens may be sent, each of which lets in whoever reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tokens {
+    Sent,
+    /// The endpoint has no TLS.
+    Refused,
+}
+
+const KEY_ID: &str = "AWS_ACCESS_KEY_ID";
+const SECRET: &str = "AWS_SECRET_ACCESS_KEY";
+const SESSION_TOKEN: &str = "the session token";
 
 /// boto3 falls back to it as well; a bucket elsewhere answers with its region.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -66,16 +83,15 @@ impl AwsSettings {
         let profile_name =
             profile.or_else(|| environment.first(&["AWS_DEFAULT_PROFILE", "AWS_PROFILE"]));
         let settings = AwsProfile::read(environment, profile_name)?;
-        let region = environment
-            .first(&["AWS_DEFAULT_REGION", "AWS_REGION"])
-            .or_else(|| settings.get("region"))
-            .unwrap_or(DEFAULT_REGION)
-            .to_string();
+        let region = region_of(environment, &settings)?.unwrap_or(DEFAULT_REGION).to_string();
         let configured = endpoint.or_else(|| configured_endpoint(environment, &settings));
         let url = match configured {
-            Some(text) => check_endpoint(text, plain)?,
+            Some(text) => check_signed_endpoint(text)?,
             None => aws_endpoint(environment, &region)?,
         };
+        let identity =
+            AwsIdentity::resolve(environment, profile, profile_name, &settings, &region)?;
+        let identity = identity.fit_for(environment, &url, plain)?;
         let ca_bundle = environment
             .get("AWS_CA_BUNDLE")
             .or_else(|| settings.get("ca_bundle"))
@@ -85,10 +101,25 @@ impl AwsSettings {
             endpoint: url,
             custom_endpoint: configured.is_some(),
             ca_bundle,
-            identity: AwsIdentity::resolve(environment, profile, profile_name, &region),
+            identity,
             region,
         })
     }
+}
+
+/// The region of the environment or profile.
+pub(crate) fn region_of<'a>(
+    environment: &'a Environment,
+    profile: &'a AwsProfile,
+) -> Result<Option<&'a str>, CloudError> {
+    let variables = ["AWS_DEFAULT_REGION", "AWS_REGION"].into_iter();
+    let found = variables
+        .filter_map(|name| Some((name, environment.get(name)?)))
+        .chain(profile.get("region").map(|region| ("region in the AWS profile", region)))
+        .next();
+    let Some((source, region)) = found else { return Ok(None) };
+    check_region(source, region)?;
+    Ok(Some(region))
 }
 
 fn configured_endpoint<'a>(
@@ -113,33 +144,65 @@ fn aws_endpoint(environment: &Environment, region: &str) -> Result<Url, CloudErr
 }
 
 impl AwsIdentity {
+    /// `asked` is the profile of the command line, `name` that or the environment's, and
+    /// `profile` what it says.
     pub(crate) fn resolve(
         environment: &Environment,
         asked: Option<&str>,
-        profile: Option<&str>,
+        name: Option<&str>,
+        profile: &AwsProfile,
         region: &str,
-    ) -> Self {
-        let key_id = environment.get("AWS_ACCESS_KEY_ID");
-        let secret = environment.get("AWS_SECRET_ACCESS_KEY");
-        match (key_id, secret, asked) {
-            (Some(key_id), Some(secret_key), None) => Self::Static {
+    ) -> Result<Self, CloudError> {
+        let key_id = environment.get(KEY_ID);
+        let secret = environment.get(SECRET);
+        if let (Some(key_id), Some(secret_key), None) = (key_id, secret, asked) {
+            check_header_value(KEY_ID, key_id)?;
+            check_secret(SECRET, secret_key)?;
+            let tokens = ["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"];
+            let token = tokens.into_iter().find_map(|name| Some((name, environment.get(name)?)));
+            if let Some((name, token)) = token {
+                check_header_value(name, token)?;
+            }
+            return Ok(Self::Static {
                 key_id: key_id.into(),
                 secret_key: secret_key.into(),
-                token: environment
-                    .first(&["AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"])
-                    .map(Into::into),
-            },
-            _ => {
-                let profile_only = asked.is_some() && key_id.is_some();
-                let identity = format!("aws {profile:?} {profile_only} {region}");
-                Self::Chain {
-                    profile: profile.map(Into::into),
-                    profile_only,
-                    region: region.into(),
-                    kept: Kept::new(environment, &identity, &["AWS_"], &profile_files(environment)),
-                }
-            }
+                token: token.map(|(_, token)| token.into()),
+            });
         }
+        let profile_only = asked.is_some() && key_id.is_some();
+        let half = half_of_a_pair(environment, asked, name, profile)?;
+        let identity = format!("aws {name:?} {profile_only} {region}");
+        Ok(Self::Chain {
+            profile: name.map(Into::into),
+            profile_only,
+            region: region.into(),
+            kept: Kept::new(environment, &identity, &["AWS_"], &profile_files(environment)),
+            tokens: Tokens::Sent,
+            half,
+        })
+    }
+
+    /// Checks what this identity would send to `endpoint`: signatures tell nobody anything,
+    /// session tokens do. Those of a chain are not known yet; they are checked when they are.
+    pub(crate) fn fit_for(
+        mut self,
+        environment: &Environment,
+        endpoint: &Url,
+        plain: PlainHttp,
+    ) -> Result<Self, CloudError> {
+        match &mut self {
+            Self::Static { token: Some(_), .. } => {
+                refuse_in_clear(endpoint, plain, SESSION_TOKEN)?;
+            }
+            Self::Chain { tokens, .. }
+                if plain == PlainHttp::IfSigned && !is_protected(endpoint) =>
+            {
+                *tokens = Tokens::Refused;
+            }
+            _ => {}
+        }
+        warn_of_plain_http(environment, endpoint, plain);
+        Ok(self)
     }
 
     /// Makes the provider; nothing is loaded yet.
@@ -153,11 +216,13 @@ impl AwsIdentity {
                 };
                 Arc::new(object_store::StaticCredentialProvider::new(credential))
             }
-            Self::Chain { profile, profile_only, region, kept } => Arc::new(Chain {
+            Self::Chain { profile, profile_only, region, kept, tokens, half } => Arc::new(Chain {
                 profile: profile.clone(),
                 profile_only: *profile_only,
                 region: region.clone(),
                 kept: kept.clone(),
+                tokens: *tokens,
+                half: half.clone(),
                 state: Mutex::default(),
             }),
         }
@@ -180,6 +245,8 @@ struct Chain {
     profile_only: bool,
     region: String,
     kept: Kept,
+    tokens: Tokens,
+    half: Option<String>,
     state: Mutex<ChainState>,
 }
 
@@ -209,8 +276,15 @@ impl CredentialProvider for Chain {
         }
         let (credential, expiry) = match self.kept_before() {
             Some((credential, expiry)) => (credential, Some(expiry)),
-            None => self.load(&mut state).await.map_err(no_credentials)?,
+            None => self.load(&mut state).await.map_err(|why| no_credentials(self.why(why)))?,
         };
+        check_found(&credential).map_err(|error| no_credentials(error.message))?;
+        if self.tokens == Tokens::Refused && credential.token.is_some() {
+            return Err(no_credentials(format!(
+                "{SESSION_TOKEN} could be read on the way to an endpoint without TLS (use https, \
+                 or allow it with --allow-http)"
+            )));
+        }
         let credential = Arc::new(credential);
         state.current = Some((Arc::clone(&credential), expiry));
         Ok(credential)
@@ -218,6 +292,14 @@ impl CredentialProvider for Chain {
 }
 
 impl Chain {
+    /// Half of a key pair explains best why nothing was found.
+    fn why(&self, why: String) -> String {
+        match &self.half {
+            Some(half) => format!("{half} ({why})"),
+            None => why,
+        }
+    }
+
     fn kept_before(&self) -> Option<(AwsCredential, SystemTime)> {
         let (secrets, expires) = self.kept.load()?;
         let text = |name: &str| Some(secrets.get(name)?.as_str()?.to_string());
@@ -266,6 +348,55 @@ impl Chain {
     }
 }
 
+/// What is missing of a key pair. As with boto3 a key ID without its secret ends the search; a
+/// secret alone counts only when nothing else is found, which is why it comes back as words.
+fn half_of_a_pair(
+    environment: &Environment,
+    asked: Option<&str>,
+    name: Option<&str>,
+    profile: &AwsProfile,
+) -> Result<Option<String>, CloudError> {
+    let (has_key_id, has_secret) =
+        (environment.get(KEY_ID).is_some(), environment.get(SECRET).is_some());
+    let name = name.unwrap_or("default");
+    let (words, half) = match (HalfPair::of(has_key_id, has_secret), profile.half_pair()) {
+        (Some(HalfPair::KeyIdOnly), _) if asked.is_none() => {
+            (format!("{KEY_ID} is set, but {SECRET} is not"), HalfPair::KeyIdOnly)
+        }
+        (_, Some(HalfPair::KeyIdOnly)) => (
+            format!(
+                "AWS profile \"{name}\" has an aws_access_key_id, but no aws_secret_access_key"
+            ),
+            HalfPair::KeyIdOnly,
+        ),
+        (_, Some(HalfPair::SecretOnly)) => (
+            format!(
+                "AWS profile \"{name}\" has an aws_secret_access_key, but no aws_access_key_id"
+            ),
+            HalfPair::SecretOnly,
+        ),
+        (Some(HalfPair::SecretOnly), _) if asked.is_none() => {
+            (format!("{SECRET} is set, but {KEY_ID} is not"), HalfPair::SecretOnly)
+        }
+        _ => return Ok(None),
+    };
+    match half {
+        HalfPair::KeyIdOnly => Err(CloudError::new(words)
+            .hint("Set both, or neither of them to use another source of credentials.")),
+        HalfPair::SecretOnly => Ok(Some(words)),
+    }
+}
+
+/// What was found must fit into headers wherever it comes from.
+fn check_found(credential: &AwsCredential) -> Result<(), CloudError> {
+    check_header_value("the access key ID that was found", &credential.key_id)?;
+    check_secret("the secret key that was found", &credential.secret_key)?;
+    match &credential.token {
+        Some(token) => check_header_value("the session token that was found", token),
+        None => Ok(()),
+    }
+}
+
 fn secrets_of(credentials: &Credentials) -> Secrets {
     let mut secrets = Secrets::new();
     secrets.insert("key_id".into(), credentials.access_key_id().into());
@@ -308,8 +439,7 @@ mod tests {
 
     fn resolve(variables: &[(&str, &str)], endpoint: Option<&str>) -> AwsSettings {
         let environment = Environment::of(variables.iter().copied());
-        AwsSettings::resolve(&environment, None, endpoint, PlainHttp::LoopbackOnly)
-            .expect("settings")
+        AwsSettings::resolve(&environment, None, endpoint, PlainHttp::IfSigned).expect("settings")
     }
 
     #[test]

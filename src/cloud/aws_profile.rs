@@ -6,12 +6,22 @@
 
 use crate::cloud::{CloudError, Environment};
 use std::collections::HashMap;
+use std::fmt;
 use std::path::PathBuf;
 
 /// Settings of one profile.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct AwsProfile {
     settings: HashMap<String, String>,
+    /// Which half of a key pair is there without the other, in both files taken together.
+    half_pair: Option<HalfPair>,
+}
+
+/// One half of a key pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfPair {
+    KeyIdOnly,
+    SecretOnly,
 }
 
 impl AwsProfile {
@@ -27,12 +37,43 @@ impl AwsProfile {
                 Err(CloudError::new(format!("AWS profile \"{name}\" does not exist"))
                     .hint("Profiles are read from ~/.aws/config and ~/.aws/credentials."))
             }
-            (config, _, _) => Ok(Self { settings: config.unwrap_or_default() }),
+            (config, credentials, _) => {
+                let has = |key: &str| {
+                    let of = |settings: &Option<HashMap<String, String>>| {
+                        settings.as_ref().and_then(|it| it.get(key)).is_some_and(|v| !v.is_empty())
+                    };
+                    of(&config) || of(&credentials)
+                };
+                let half_pair =
+                    HalfPair::of(has("aws_access_key_id"), has("aws_secret_access_key"));
+                Ok(Self { settings: config.unwrap_or_default(), half_pair })
+            }
         }
+    }
+
+    pub fn half_pair(&self) -> Option<HalfPair> {
+        self.half_pair
     }
 
     pub fn get(&self, key: &str) -> Option<&str> {
         self.settings.get(key).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+impl HalfPair {
+    pub fn of(has_key_id: bool, has_secret: bool) -> Option<Self> {
+        match (has_key_id, has_secret) {
+            (true, false) => Some(Self::KeyIdOnly),
+            (false, true) => Some(Self::SecretOnly),
+            _ => None,
+        }
+    }
+}
+
+/// The values may be secrets.
+impl fmt::Debug for AwsProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AwsProfile({} settings)", self.settings.len())
     }
 }
 
@@ -59,7 +100,7 @@ fn read(environment: &Environment, variable: &str, file_name: &str) -> String {
 
 /// The settings of the first section that has one of `names`; indented lines (settings of a
 /// nested service) are left out.
-fn find(text: &str, names: &[&str]) -> Option<HashMap<String, String>> {
+pub(crate) fn find(text: &str, names: &[&str]) -> Option<HashMap<String, String>> {
     let mut found: Option<HashMap<String, String>> = None;
     let mut inside = false;
     for line in text.lines() {

@@ -4,9 +4,9 @@
 //! account key, default chain.
 
 use crate::cloud::azure_chain::{self, ChainKind};
-use crate::cloud::{
-    CloudError, ConnectionString, Environment, PlainHttp, Transport, check_endpoint,
-};
+use crate::cloud::endpoint::{check_signed_endpoint, refuse_in_clear, warn_of_plain_http};
+use crate::cloud::fit::check_header_value;
+use crate::cloud::{CloudError, ConnectionString, Environment, PlainHttp, Transport};
 use object_store::azure::{AzureAccessKey, AzureCredential, split_sas};
 use object_store::{CredentialProvider, StaticCredentialProvider};
 use std::fmt;
@@ -34,8 +34,8 @@ pub struct AzureSettings {
 
 /// Whose signature or token.
 pub enum AzureIdentity {
-    AccessKey(String),
-    Sas(String),
+    AccessKey { key: String, source: &'static str },
+    Sas { signature: String, source: &'static str },
     Token(ChainKind),
 }
 
@@ -55,21 +55,20 @@ impl AzureSettings {
             environment.first(&["REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE"]).map(PathBuf::from);
         let connection = environment.get("AZURE_STORAGE_CONNECTION_STRING");
         if let (None, Some(text)) = (kind, connection) {
-            return Self::from_connection(text, ca_bundle, plain);
+            return Self::from_connection(environment, text, ca_bundle, plain);
         }
         let account = match account {
             "" => environment.get("AZURE_STORAGE_ACCOUNT").unwrap_or_default(),
             account => account,
         };
-        Ok(Self {
-            account: account.into(),
-            endpoint: check_endpoint(endpoint, plain)?,
-            ca_bundle,
-            identity: AzureIdentity::resolve(environment, kind),
-        })
+        check_account(account)?;
+        let identity = AzureIdentity::resolve(environment, kind);
+        let endpoint = identity.endpoint(environment, endpoint, plain)?;
+        Ok(Self { account: account.into(), endpoint, ca_bundle, identity })
     }
 
     fn from_connection(
+        environment: &Environment,
         text: &str,
         ca_bundle: Option<PathBuf>,
         plain: PlainHttp,
@@ -77,17 +76,33 @@ impl AzureSettings {
         let connection =
             ConnectionString::parse(text).map_err(|error| CloudError::new(error.to_string()))?;
         let identity = match (connection.account_key, connection.shared_access_signature) {
-            (Some(key), _) => AzureIdentity::AccessKey(key),
-            (None, Some(sas)) => AzureIdentity::Sas(sas),
+            (Some(key), _) => AzureIdentity::AccessKey {
+                key,
+                source: "the AccountKey in AZURE_STORAGE_CONNECTION_STRING",
+            },
+            (None, Some(signature)) => AzureIdentity::Sas {
+                signature,
+                source: "the SharedAccessSignature in AZURE_STORAGE_CONNECTION_STRING",
+            },
             (None, None) => AzureIdentity::Token(ChainKind::Default),
         };
+        check_account(&connection.account)?;
         Ok(Self {
             account: connection.account,
-            endpoint: check_endpoint(&connection.blob_endpoint, plain)?,
+            endpoint: identity.endpoint(environment, &connection.blob_endpoint, plain)?,
             ca_bundle,
             identity,
         })
     }
+}
+
+/// It becomes part of a header and of a host name; emulators have names of their own.
+fn check_account(account: &str) -> Result<(), CloudError> {
+    if account.is_empty() {
+        return Err(CloudError::new("no Azure storage account was given")
+            .hint("The URL names it, or AZURE_STORAGE_ACCOUNT."));
+    }
+    check_header_value("the name of the Azure storage account", account)
 }
 
 impl AzureIdentity {
@@ -96,15 +111,32 @@ impl AzureIdentity {
             Some(AzureCredentialKind::AzureCli) => Self::Token(ChainKind::Cli),
             Some(AzureCredentialKind::ManagedIdentity) => Self::Token(ChainKind::ManagedIdentity),
             Some(AzureCredentialKind::Default) => Self::Token(ChainKind::Default),
-            None => match (
-                environment.get("AZURE_STORAGE_SAS_TOKEN"),
-                environment.get("AZURE_STORAGE_KEY"),
-            ) {
-                (Some(sas), _) => Self::Sas(sas.into()),
-                (None, Some(key)) => Self::AccessKey(key.into()),
-                (None, None) => Self::Token(ChainKind::Default),
-            },
+            None => {
+                let (sas, key) = ("AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_KEY");
+                match (environment.get(sas), environment.get(key)) {
+                    (Some(text), _) => Self::Sas { signature: text.into(), source: sas },
+                    (None, Some(text)) => Self::AccessKey { key: text.into(), source: key },
+                    (None, None) => Self::Token(ChainKind::Default),
+                }
+            }
         }
+    }
+
+    /// Checks an endpoint for what this identity sends: keys sign, all else can be used by
+    /// whoever reads it.
+    fn endpoint(
+        &self,
+        environment: &Environment,
+        text: &str,
+        plain: PlainHttp,
+    ) -> Result<Url, CloudError> {
+        let url = check_signed_endpoint(text)?;
+        match self {
+            Self::AccessKey { .. } => warn_of_plain_http(environment, &url, plain),
+            Self::Sas { .. } => refuse_in_clear(&url, plain, "the shared access signature")?,
+            Self::Token(_) => refuse_in_clear(&url, plain, "the bearer token")?,
+        }
+        Ok(url)
     }
 
     /// Makes the provider; no token is asked for yet.
@@ -115,15 +147,18 @@ impl AzureIdentity {
     ) -> Result<AzureCredentialProvider, CloudError> {
         let credential = match self {
             Self::Token(kind) => return azure_chain::provider(*kind, environment, transport),
-            Self::AccessKey(key) => {
-                let key = AzureAccessKey::try_new(key)
-                    .map_err(|_| CloudError::new("the Azure storage account key is not base64"))?;
+            Self::AccessKey { key, source } => {
+                check_header_value(source, key)?;
+                let key = AzureAccessKey::try_new(key).map_err(|_| {
+                    CloudError::new(format!("{source} is not base64"))
+                        .hint("Was it copied whole? Keys of storage accounts end with \"==\".")
+                })?;
                 AzureCredential::AccessKey(key)
             }
-            Self::Sas(sas) => {
-                let pairs = split_sas(sas).map_err(|_| {
-                    CloudError::new("the Azure shared access signature is malformed")
-                })?;
+            Self::Sas { signature, source } => {
+                check_header_value(source, signature)?;
+                let pairs = split_sas(signature)
+                    .map_err(|_| CloudError::new(format!("{source} is malformed")))?;
                 AzureCredential::SASToken(pairs)
             }
         };
@@ -135,8 +170,8 @@ impl AzureIdentity {
 impl fmt::Debug for AzureIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AccessKey(_) => f.write_str("AccessKey(***)"),
-            Self::Sas(_) => f.write_str("Sas(***)"),
+            Self::AccessKey { .. } => f.write_str("AccessKey(***)"),
+            Self::Sas { .. } => f.write_str("Sas(***)"),
             Self::Token(kind) => write!(f, "Token({kind:?})"),
         }
     }
@@ -156,7 +191,7 @@ mod tests {
     fn resolve(variables: &[(&str, &str)], kind: Option<AzureCredentialKind>) -> AzureSettings {
         let environment = Environment::of(variables.iter().copied());
         let endpoint = "https://u.blob.core.windows.net";
-        AzureSettings::resolve(&environment, kind, "u", endpoint, PlainHttp::LoopbackOnly)
+        AzureSettings::resolve(&environment, kind, "u", endpoint, PlainHttp::IfSigned)
             .expect("settings")
     }
 
@@ -168,8 +203,8 @@ mod tests {
         assert_eq!(shown(&all, option), "Token(ManagedIdentity)");
         assert_eq!(shown(&all, None), "AccessKey(***)");
         assert_eq!(resolve(&all, None).account, "c");
-        assert!(matches!(resolve(&all[1..], None).identity, AzureIdentity::Sas(_)));
-        assert!(matches!(resolve(&all[2..], None).identity, AzureIdentity::AccessKey(_)));
+        assert!(matches!(resolve(&all[1..], None).identity, AzureIdentity::Sas { .. }));
+        assert!(matches!(resolve(&all[2..], None).identity, AzureIdentity::AccessKey { .. }));
         assert_eq!(shown(&[], None), "Token(Default)");
     }
 

@@ -4,6 +4,7 @@
 //! `azure_identity` has one.
 
 use crate::cloud::azure::AzureCredentialProvider;
+use crate::cloud::fit::check_header_value;
 use crate::cloud::kept::{Kept, is_fresh};
 use crate::cloud::transport::{Role, identity_retries};
 use crate::cloud::{CloudError, Environment, Trace, Transport};
@@ -55,10 +56,49 @@ fn asked(
                 identity("workload_identity")
             } else {
                 let sources = vec![identity("managed_identity")?, identity("azure_cli")?];
-                Ok(Arc::new(FirstThatAnswers { sources, found: OnceLock::new() }))
+                let missing = missing_of_a_principal(environment);
+                Ok(Arc::new(FirstThatAnswers { sources, missing, found: OnceLock::new() }))
             }
         }
     }
+}
+
+/// What is missing where some variables of a service principal or workload identity are set; a
+/// client ID alone may be that of a managed identity.
+pub(crate) fn missing_of_a_principal(environment: &Environment) -> Option<String> {
+    let is_set = |name: &str| environment.get(name).is_some();
+    let (tenant, client) = ("AZURE_TENANT_ID", "AZURE_CLIENT_ID");
+    let (secret, file) = ("AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE");
+    for proof in [secret, file] {
+        for name in [tenant, client] {
+            if is_set(proof) && !is_set(name) {
+                return Some(format!("{proof} is set, but {name} is not"));
+            }
+        }
+    }
+    (is_set(tenant) && !is_set(secret) && !is_set(file))
+        .then(|| format!("{tenant} is set, but neither {secret} nor {file} is"))
+}
+
+/// Checks what becomes part of a request, and that the token of a workload can be read: the
+/// library says of neither which variable it was.
+fn check_variables(kind: &str, environment: &Environment) -> Result<(), CloudError> {
+    let sent = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_AUTHORITY_HOST", "IDENTITY_ENDPOINT"];
+    for name in sent.into_iter().chain(["IDENTITY_HEADER"]) {
+        if let Some(value) = environment.get(name) {
+            check_header_value(name, value)?;
+        }
+    }
+    let file = environment.get("AZURE_FEDERATED_TOKEN_FILE");
+    if let (Some(file), "workload_identity") = (file, kind) {
+        std::fs::File::open(file).map_err(|error| {
+            let text = error.to_string();
+            let words = text.split(" (os error").next().unwrap_or(&text).to_lowercase();
+            CloudError::new(format!("could not read token file \"{file}\": {words}"))
+                .hint("AZURE_FEDERATED_TOKEN_FILE names it.")
+        })?;
+    }
+    Ok(())
 }
 
 /// Borrows one provider from a client that is made for nothing else.
@@ -67,6 +107,7 @@ fn single(
     environment: &Environment,
     transport: &Transport,
 ) -> Result<AzureCredentialProvider, CloudError> {
+    check_variables(kind, environment)?;
     let variables = [
         ("AZURE_TENANT_ID", AzureConfigKey::AuthorityId),
         ("AZURE_CLIENT_ID", AzureConfigKey::ClientId),
@@ -143,6 +184,8 @@ fn expiry_of(token: &str) -> Option<SystemTime> {
 #[derive(Debug)]
 struct FirstThatAnswers {
     sources: Vec<AzureCredentialProvider>,
+    /// What a service principal lacks that is configured in part.
+    missing: Option<String>,
     found: OnceLock<usize>,
 }
 
@@ -162,7 +205,11 @@ impl CredentialProvider for FirstThatAnswers {
                 return Ok(credential);
             }
         }
-        let why = "neither a managed identity nor the Azure CLI gave a token".to_string();
+        let why = "neither a managed identity nor the Azure CLI gave a token";
+        let why = match &self.missing {
+            Some(missing) => format!("{missing} ({why})"),
+            None => why.to_string(),
+        };
         Trace::current().no_identity(why.clone());
         Err(object_store::Error::Generic { store: "Azure credentials", source: why.into() })
     }

@@ -6,7 +6,7 @@
 //! identities … to acquire an access token" (token request with HTTP); `az account
 //! get-access-token`.
 
-use crate::cloud::azure_chain::ChainKind;
+use crate::cloud::azure_chain::{ChainKind, missing_of_a_principal};
 use crate::cloud::transport::Role;
 use crate::cloud::{AzureCredentialKind, CloudError, Environment, TokenSource, Transport};
 use crate::flow::{Backoff, RetryLimits};
@@ -28,6 +28,8 @@ pub struct AzureTokens {
     transport: Transport,
     audience: String,
     sources: Vec<Source>,
+    /// What a service principal lacks that is configured in part.
+    missing: Option<String>,
     cached: Mutex<Option<Cached>>,
 }
 
@@ -59,7 +61,7 @@ struct Cached {
     source: usize,
 }
 
-struct Fresh {
+pub(crate) struct Fresh {
     token: String,
     lifetime: Duration,
 }
@@ -98,12 +100,16 @@ impl AzureTokens {
             transport: transport.with_role(Role::Identity),
             audience: audience.to_string(),
             sources: sources(environment, kind, authority),
+            missing: match kind {
+                ChainKind::Default => missing_of_a_principal(environment),
+                ChainKind::Cli | ChainKind::ManagedIdentity => None,
+            },
             cached: Mutex::new(None),
         }
     }
 
     async fn fresh(&self, found: Option<usize>) -> Result<(usize, Fresh), CloudError> {
-        let mut refusals = Vec::new();
+        let mut refusals: Vec<String> = self.missing.iter().cloned().collect();
         for (index, source) in self.sources.iter().enumerate() {
             if found.is_some_and(|found| found != index) {
                 continue;
@@ -268,7 +274,7 @@ fn malformed(url: &str) -> String {
 }
 
 /// `expires_in` is a number from the platform, a text from the metadata server.
-fn read_token(body: &[u8]) -> Result<Fresh, String> {
+pub(crate) fn read_token(body: &[u8]) -> Result<Fresh, String> {
     let json: Value = serde_json::from_slice(body).unwrap_or_default();
     let token = json["access_token"].as_str().ok_or("the answer holds no token")?.to_string();
     let lifetime = &json["expires_in"];

@@ -69,7 +69,7 @@ mod tests {
 
     fn endpoint(variables: &[(&str, &str)]) -> String {
         let environment = Environment::of(variables.iter().copied());
-        let settings = ComputeEngineSettings::resolve(&environment, PlainHttp::LoopbackOnly);
+        let settings = ComputeEngineSettings::resolve(&environment, PlainHttp::IfSigned);
         settings.expect("settings").endpoint.to_string()
     }
 

@@ -1,7 +1,9 @@
 //! EC2: region, endpoint and signature of its query interface.
 
+use crate::cloud::aws::region_of;
 use crate::cloud::aws_profile::AwsProfile;
-use crate::cloud::{AwsIdentity, CloudError, Environment, PlainHttp, Sign, check_endpoint};
+use crate::cloud::fit::check_region;
+use crate::cloud::{AwsIdentity, CloudError, Environment, PlainHttp, Sign, check_signed_endpoint};
 use async_trait::async_trait;
 use object_store::aws::{AwsAuthorizer, AwsCredentialProvider};
 use object_store::client::HttpRequest;
@@ -36,9 +38,14 @@ impl Ec2Settings {
         let profile_name =
             profile.or_else(|| environment.first(&["AWS_DEFAULT_PROFILE", "AWS_PROFILE"]));
         let settings = AwsProfile::read(environment, profile_name)?;
+        let region = match region {
+            Some(region) => {
+                check_region("option --aws-region", region)?;
+                Some(region)
+            }
+            None => region_of(environment, &settings)?,
+        };
         let region = region
-            .or_else(|| environment.first(&["AWS_DEFAULT_REGION", "AWS_REGION"]))
-            .or_else(|| settings.get("region"))
             .ok_or_else(|| {
                 CloudError::new("no AWS region was given")
                     .hint("Name the region of the instance with --aws-region.")
@@ -51,7 +58,7 @@ impl Ec2Settings {
                 .or_else(|| settings.get("endpoint_url")),
         };
         let endpoint = match configured {
-            Some(text) => check_endpoint(text, plain)?,
+            Some(text) => check_signed_endpoint(text)?,
             None => aws_endpoint(environment, &region)?,
         };
         let ca_bundle = environment
@@ -59,7 +66,9 @@ impl Ec2Settings {
             .or_else(|| settings.get("ca_bundle"))
             .or_else(|| environment.get("REQUESTS_CA_BUNDLE"))
             .map(PathBuf::from);
-        let identity = AwsIdentity::resolve(environment, profile, profile_name, &region);
+        let identity =
+            AwsIdentity::resolve(environment, profile, profile_name, &settings, &region)?;
+        let identity = identity.fit_for(environment, &endpoint, plain)?;
         Ok(Self { region, endpoint, ca_bundle, identity })
     }
 
@@ -122,7 +131,7 @@ mod tests {
 
     fn resolve(variables: &[(&str, &str)], region: Option<&str>) -> Ec2Settings {
         let environment = Environment::of(variables.iter().copied());
-        Ec2Settings::resolve(&environment, None, region, PlainHttp::LoopbackOnly).expect("settings")
+        Ec2Settings::resolve(&environment, None, region, PlainHttp::IfSigned).expect("settings")
     }
 
     #[test]
@@ -135,7 +144,7 @@ mod tests {
             &Environment::of([("HOME", "/nowhere")]),
             None,
             None,
-            PlainHttp::LoopbackOnly,
+            PlainHttp::IfSigned,
         );
         assert!(nowhere.expect_err("no region").hint.expect("hint").contains("--aws-region"));
     }

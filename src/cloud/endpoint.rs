@@ -1,5 +1,7 @@
 //! Where a cloud may be reached, and what can be wrong before the first request.
 
+use crate::cloud::Environment;
+use crate::cloud::kept::Said;
 use std::net::IpAddr;
 use url::{Host, Url};
 
@@ -26,30 +28,76 @@ impl CloudError {
 /// Whether an endpoint without TLS is allowed beyond this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlainHttp {
-    LoopbackOnly,
+    /// Only for requests that are signed, which gives no secret away; and with a warning.
+    IfSigned,
     Allowed,
 }
 
-/// Checks an endpoint: `https`, or `http` where it may be.
-///
-/// Backups and credentials would cross the network readable by anyone on the way, so `http` is
-/// taken only for this machine unless the user asked for it.
+/// Checks an endpoint whose requests carry what lets anybody in who reads it: a bearer token, a
+/// shared access signature. `http` is taken only for this machine unless the user asked for it.
 pub fn check_endpoint(text: &str, plain: PlainHttp) -> Result<Url, CloudError> {
+    let url = check_signed_endpoint(text)?;
+    refuse_in_clear(&url, plain, "what gives access")?;
+    Ok(url)
+}
+
+/// Checks an endpoint whose requests are signed: `https` or `http`.
+pub fn check_signed_endpoint(text: &str) -> Result<Url, CloudError> {
+    let shown = without_user(text);
     let url = Url::parse(text)
-        .map_err(|error| CloudError::new(format!("endpoint \"{text}\" is not a URL: {error}")))?;
+        .map_err(|error| CloudError::new(format!("endpoint \"{shown}\" is not a URL: {error}")))?;
     if url.host().is_none() {
-        return Err(CloudError::new(format!("endpoint \"{text}\" has no host name")));
+        return Err(CloudError::new(format!("endpoint \"{shown}\" has no host name")));
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(CloudError::new(format!("endpoint \"{shown}\" has a user name or password"))
+            .hint("Nothing takes credentials there; set those of the provider."));
     }
     match url.scheme() {
-        "https" => Ok(url),
-        "http" if plain == PlainHttp::Allowed || is_loopback(&url) => Ok(url),
-        "http" => Err(CloudError::new(format!("endpoint \"{text}\" has no TLS")).hint(
-            "Use https, or allow unencrypted traffic with --allow-http (or the environment \
-             variable BARMAN_CLOUD_ALLOW_HTTP=true).",
-        )),
+        "https" | "http" => Ok(url),
         scheme => {
-            Err(CloudError::new(format!("endpoint \"{text}\" has an unknown scheme \"{scheme}\"")))
+            Err(CloudError::new(format!("endpoint \"{shown}\" has an unknown scheme \"{scheme}\"")))
         }
+    }
+}
+
+/// Refuses to send `what` over a network where anyone can read it.
+pub(crate) fn refuse_in_clear(url: &Url, plain: PlainHttp, what: &str) -> Result<(), CloudError> {
+    if plain == PlainHttp::Allowed || is_protected(url) {
+        return Ok(());
+    }
+    let message = format!("endpoint \"{url}\" has no TLS: {what} could be read on the way");
+    Err(CloudError::new(message).hint(
+        "Use https, or allow unencrypted traffic with --allow-http (or the environment \
+         variable BARMAN_CLOUD_ALLOW_HTTP=true).",
+    ))
+}
+
+/// Says, once a day, that backups cross the network readable. A command for each WAL segment
+/// would say it each time.
+pub(crate) fn warn_of_plain_http(environment: &Environment, url: &Url, plain: PlainHttp) {
+    if plain == PlainHttp::Allowed || is_protected(url) {
+        return;
+    }
+    if !Said::new(environment, &format!("no TLS {url}")).already() {
+        tracing::warn!(
+            endpoint = %url,
+            "the endpoint has no TLS: whoever is on the way can read the backups \
+             (--allow-http says that this is meant)"
+        );
+    }
+}
+
+/// `text` for people: what may be a password before the host is left out.
+pub fn without_user(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    // A password may have a slash that nobody has encoded: the last sign counts.
+    let at = rest[..end].rfind('@').or_else(|| rest.split(['?', '#']).next()?.rfind('@'));
+    match (at, scheme) {
+        (None, _) => text.to_string(),
+        (Some(at), "") => format!("***{}", &rest[at..]),
+        (Some(at), scheme) => format!("{scheme}://***{}", &rest[at..]),
     }
 }
 
@@ -71,18 +119,24 @@ fn is_loopback(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::cloud::{PlainHttp, check_endpoint, is_protected};
+    use crate::cloud::endpoint::without_user;
+    use crate::cloud::{PlainHttp, check_endpoint, check_signed_endpoint, is_protected};
     use url::Url;
 
     #[test]
-    fn http_is_for_this_machine_unless_allowed() {
+    fn what_gives_access_goes_over_http_to_this_machine_only_unless_allowed() {
         for text in ["http://127.0.0.1:9000", "http://[::1]/", "http://localhost:4566"] {
-            assert!(check_endpoint(text, PlainHttp::LoopbackOnly).is_ok(), "{text}");
+            assert!(check_endpoint(text, PlainHttp::IfSigned).is_ok(), "{text}");
         }
-        let refused = check_endpoint("http://minio:9000", PlainHttp::LoopbackOnly);
+        let refused = check_endpoint("http://minio:9000", PlainHttp::IfSigned);
         assert!(refused.expect_err("refused").hint.expect("hint").contains("--allow-http"));
         assert!(check_endpoint("http://minio:9000", PlainHttp::Allowed).is_ok());
-        assert!(check_endpoint("https://minio:9000", PlainHttp::LoopbackOnly).is_ok());
+        assert!(check_endpoint("https://minio:9000", PlainHttp::IfSigned).is_ok());
+    }
+
+    #[test]
+    fn signed_requests_go_over_http() {
+        assert!(check_signed_endpoint("http://minio:9000").is_ok());
     }
 
     #[test]
@@ -95,8 +149,31 @@ mod tests {
 
     #[test]
     fn what_is_no_endpoint_is_refused() {
-        for text in ["minio:9000", "s3://b", "/x", ""] {
+        for text in ["minio:9000", "s3://b", "/x", "", "https://", "http://a b/"] {
             assert!(check_endpoint(text, PlainHttp::Allowed).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_endpoint_is_refused_and_not_repeated() {
+        for text in [
+            "https://me:hush@minio:9000",
+            "http://me:hush@minio",
+            "s3://me:hush@minio",
+            "https://me:hu/sh@minio:x",
+            "me:hush@minio:9000",
+            "https://hush@minio",
+        ] {
+            let error = check_endpoint(text, PlainHttp::Allowed).expect_err(text);
+            assert!(!error.message.contains("hu"), "{}", error.message);
+            assert!(error.message.contains("minio"), "{}", error.message);
+        }
+    }
+
+    #[test]
+    fn a_url_without_a_user_is_shown_as_it_is() {
+        for text in ["https://minio:9000/a", "minio", "", "https://h/?x=a@b"] {
+            assert_eq!(without_user(text), text);
         }
     }
 }

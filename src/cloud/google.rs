@@ -70,7 +70,8 @@ pub(crate) fn find_identity(
     environment: &Environment,
 ) -> Result<(GoogleIdentity, Option<String>), CloudError> {
     if let Some(path) = environment.get("GOOGLE_APPLICATION_CREDENTIALS") {
-        return read_file(Path::new(path));
+        return read_file(Path::new(path))
+            .map_err(|error| error.hint("GOOGLE_APPLICATION_CREDENTIALS names this file."));
     }
     let well_known = environment
         .get("CLOUDSDK_CONFIG")
@@ -90,7 +91,10 @@ fn read_file(path: &Path) -> Result<(GoogleIdentity, Option<String>), CloudError
             path.display()
         ))
     };
-    let text = std::fs::read_to_string(path).map_err(|error| unusable(&error.to_string()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        let text = error.to_string();
+        unusable(&text.split(" (os error").next().unwrap_or(&text).to_lowercase())
+    })?;
     let json: serde_json::Value =
         serde_json::from_str(&text).map_err(|_| unusable("it is not JSON"))?;
     let project = ["project_id", "quota_project_id"]
@@ -189,7 +193,7 @@ mod tests {
 
     fn resolve(variables: &[(&str, &str)]) -> GoogleSettings {
         let environment = Environment::of(variables.iter().copied());
-        GoogleSettings::resolve(&environment, PlainHttp::LoopbackOnly).expect("settings")
+        GoogleSettings::resolve(&environment, PlainHttp::IfSigned).expect("settings")
     }
 
     #[test]
@@ -230,7 +234,7 @@ mod tests {
     #[test]
     fn an_unreadable_file_is_named() {
         let environment = Environment::of([("GOOGLE_APPLICATION_CREDENTIALS", "/nope/key.json")]);
-        let error = GoogleSettings::resolve(&environment, PlainHttp::LoopbackOnly);
+        let error = GoogleSettings::resolve(&environment, PlainHttp::IfSigned);
         assert!(error.expect_err("missing").message.contains("/nope/key.json"));
     }
 }

@@ -1,4 +1,5 @@
-//! Credentials of slow sources, kept for the next command of the same user.
+//! Credentials of slow sources, and the regions of buckets that are elsewhere, kept for the next
+//! command of the same user.
 //!
 //! PostgreSQL starts a command for every WAL segment. A token service, a login or a program that
 //! takes longer than [`SLOW`] to give credentials is asked once, not for each of them.
@@ -33,6 +34,7 @@ const SWEEP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 const FOLDER: &str = "barman-cloud";
 const EXPIRES: &str = "expires";
+const REGION: &str = "region";
 
 /// Where the credentials of one identity are kept.
 #[derive(Clone, Default)]
@@ -88,7 +90,7 @@ impl Kept {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::debug!(path = %path.display(), %error, "kept credentials are not used");
+                tracing::debug!(path = %path.display(), %error, "what was kept is not used");
                 return None;
             }
         };
@@ -99,18 +101,78 @@ impl Kept {
     }
 
     /// Keeps what took `took` to get, if that was long.
-    pub fn keep(&self, mut secrets: Secrets, expires: SystemTime, took: Duration) {
-        let Some(path) = self.path.as_deref().filter(|_| took >= SLOW && is_fresh(expires)) else {
-            return;
-        };
+    pub fn keep(&self, secrets: Secrets, expires: SystemTime, took: Duration) {
+        if took >= SLOW {
+            self.put(secrets, expires);
+        }
+    }
+
+    fn put(&self, mut secrets: Secrets, expires: SystemTime) {
+        let Some(path) = self.path.as_deref().filter(|_| is_fresh(expires)) else { return };
         let Ok(since) = expires.duration_since(UNIX_EPOCH) else { return };
         secrets.insert(EXPIRES.into(), since.as_secs().into());
         match write(path, &Value::Object(secrets).to_string()) {
-            Ok(()) => tracing::debug!(path = %path.display(), ?took, "kept credentials"),
+            Ok(()) => tracing::debug!(path = %path.display(), "kept for the next command"),
             Err(error) => {
-                tracing::debug!(path = %path.display(), %error, "credentials are not kept");
+                tracing::debug!(path = %path.display(), %error, "nothing is kept");
             }
         }
+    }
+
+    fn forget(&self) {
+        // Not there is what is wanted; what cannot be removed expires.
+        let _ = self.path.as_deref().map(fs::remove_file);
+    }
+}
+
+/// The region that a bucket is in where it is not the configured one, kept as credentials are.
+#[derive(Clone, Debug, Default)]
+pub struct KeptRegion {
+    kept: Kept,
+}
+
+impl KeptRegion {
+    /// A bucket in the eyes of somebody who takes it for one of `configured`.
+    pub fn new(environment: &Environment, bucket_url: &str, configured: &str) -> Self {
+        let identity = format!("region {bucket_url} {configured}");
+        Self { kept: Kept::new(environment, &identity, &[], &[]) }
+    }
+
+    pub fn load(&self) -> Option<String> {
+        let (values, _) = self.kept.load()?;
+        values.get(REGION)?.as_str().map(str::to_string)
+    }
+
+    /// Keeps it for a day: a bucket that moves says so, and is learnt anew.
+    #[expect(clippy::disallowed_methods, reason = "expiry is counted from the clock")]
+    pub fn keep(&self, region: &str) {
+        let values = [(REGION.to_string(), region.into())].into_iter().collect();
+        self.kept.put(values, SystemTime::now() + SWEEP_AFTER);
+    }
+
+    pub fn forget(&self) {
+        self.kept.forget();
+    }
+}
+
+/// What is said once a day, not by each command.
+pub(crate) struct Said {
+    kept: Kept,
+}
+
+impl Said {
+    pub(crate) fn new(environment: &Environment, what: &str) -> Self {
+        Self { kept: Kept::new(environment, &format!("said {what}"), &[], &[]) }
+    }
+
+    /// Whether it was said within a day; from now on it was. Without a folder it never was.
+    #[expect(clippy::disallowed_methods, reason = "expiry is counted from the clock")]
+    pub(crate) fn already(&self) -> bool {
+        if self.kept.load().is_some() {
+            return true;
+        }
+        self.kept.put(Secrets::new(), SystemTime::now() + SWEEP_AFTER);
+        false
     }
 }
 

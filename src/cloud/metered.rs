@@ -12,6 +12,9 @@ use tokio::time::{Instant, Sleep};
 /// Small enough that a slow line moves one within any sensible time limit.
 const PIECE_BYTES: usize = 128 << 10;
 
+/// Whoever collects a body reserves what its length promises: a part of an object at the most.
+const RESERVED_BYTES_MAX: u64 = 16 << 20;
+
 /// When something last moved.
 #[derive(Clone, Debug)]
 pub struct Movement {
@@ -137,7 +140,51 @@ impl Body for Incoming {
         self.body.is_end_stream()
     }
 
+    /// No more than this is reserved on the word of a server that announces a length.
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let mut hint = SizeHint::new();
+        hint.set_lower(self.body.size_hint().lower().min(RESERVED_BYTES_MAX));
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::cloud::metered::{Incoming, RESERVED_BYTES_MAX};
+    use bytes::Bytes;
+    use http_body::{Body, Frame, SizeHint};
+    use object_store::client::{HttpError, HttpErrorKind, HttpResponseBody};
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use std::time::Duration;
+
+    /// Two bytes of the exbibytes that it announces.
+    struct Boast(u8);
+
+    impl Body for Boast {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0 += 1;
+            Poll::Ready((self.0 < 3).then(|| Ok(Frame::data(Bytes::from_static(b"x")))))
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(u64::MAX)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_announced_length_reserves_no_memory_without_bound() {
+        let failed = |error| HttpError::new(HttpErrorKind::Unknown, error);
+        let body = Incoming::new(reqwest::Body::wrap(Boast(0)), Duration::from_secs(9), failed);
+        assert_eq!(body.size_hint().lower(), RESERVED_BYTES_MAX);
+        let bytes = HttpResponseBody::new(body).bytes().await.expect("two pieces");
+        assert_eq!(bytes, "xx");
     }
 }

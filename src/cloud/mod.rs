@@ -13,15 +13,17 @@
 
 mod api;
 mod aws;
-mod aws_profile;
+pub(crate) mod aws_profile;
 mod azure;
 mod azure_chain;
 mod azure_connection;
-mod azure_token;
+pub(crate) mod azure_token;
 mod compute_engine;
 mod ec2;
 mod endpoint;
 mod environment;
+pub(crate) mod error_body;
+mod fit;
 mod google;
 mod kept;
 mod metered;
@@ -29,6 +31,7 @@ mod provider;
 mod resource_manager;
 mod trace;
 mod transport;
+mod trust;
 
 pub use api::{ApiAnswer, ApiClient, ApiError, ApiRequest, Repeat, Sign, TokenSource};
 pub use aws::{AwsIdentity, AwsSettings};
@@ -37,9 +40,13 @@ pub use azure_connection::{ConnectionString, ConnectionStringError};
 pub use azure_token::AzureTokens;
 pub use compute_engine::{ComputeEngineSettings, GoogleTokens};
 pub use ec2::{Ec2Settings, Ec2Signer};
-pub use endpoint::{CloudError, PlainHttp, check_endpoint, is_protected};
+pub use endpoint::{
+    CloudError, PlainHttp, check_endpoint, check_signed_endpoint, is_protected, without_user,
+};
 pub use environment::Environment;
+pub use fit::is_region;
 pub use google::{GoogleCredentialProvider, GoogleIdentity, GoogleSettings};
+pub use kept::KeptRegion;
 pub use provider::{CloudProvider, UnknownProvider};
 pub use resource_manager::ResourceManagerSettings;
 pub use trace::{Answer, Trace};

@@ -96,7 +96,7 @@ mod tests {
 
     fn resolve(variables: &[(&str, &str)]) -> ResourceManagerSettings {
         let environment = Environment::of(variables.iter().copied());
-        ResourceManagerSettings::resolve(&environment, PlainHttp::LoopbackOnly).expect("settings")
+        ResourceManagerSettings::resolve(&environment, PlainHttp::IfSigned).expect("settings")
     }
 
     #[test]
@@ -123,6 +123,6 @@ mod tests {
         assert_eq!(settings.audience, "https://management.azure.com");
         let environment =
             Environment::of([("AZURE_RESOURCE_MANAGER_ENDPOINT", "http://elsewhere")]);
-        assert!(ResourceManagerSettings::resolve(&environment, PlainHttp::LoopbackOnly).is_err());
+        assert!(ResourceManagerSettings::resolve(&environment, PlainHttp::IfSigned).is_err());
     }
 }

@@ -10,8 +10,9 @@
 //! trying again cannot mend (an untrusted certificate, an endpoint that stays unreachable) come
 //! back as final; all others as worth a retry, because every request we make may be repeated.
 
+use crate::cloud::error_body::{beginning_of, read_answer};
 use crate::cloud::metered::{Incoming, Movement, Outgoing};
-use crate::cloud::{Answer, CloudError, Trace};
+use crate::cloud::{Answer, CloudError, Trace, trust};
 use async_trait::async_trait;
 use http::{HeaderMap, Method, StatusCode};
 use object_store::client::{
@@ -62,9 +63,10 @@ pub trait Rewrite: fmt::Debug + Send + Sync {
     /// Adds headers, replaces the signature.
     async fn prepare(&self, request: &mut HttpRequest) -> Result<(), HttpError>;
 
-    /// Whether the same request shall be prepared and sent once more after this answer.
-    fn again(&self, answer: &Answer) -> bool {
-        let _ = answer;
+    /// Whether the same request shall be prepared and sent once more after this answer. `sent`
+    /// is what [`prepare`](Self::prepare) attached to the request that was answered.
+    fn again(&self, sent: &http::Extensions, answer: &Answer) -> bool {
+        let _ = (sent, answer);
         false
     }
 }
@@ -86,8 +88,8 @@ struct Shared {
     secure: OnceLock<reqwest::Client>,
 }
 
-/// Error bodies are short; what is longer is no error of a store.
-const ERROR_BODY_MAX_BYTES: usize = 64 << 10;
+/// How often one request is sent elsewhere before its answer counts.
+const REWRITES_MAX: u32 = 3;
 
 /// The longest that an answer's `Retry-After` is honoured.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(20);
@@ -115,16 +117,19 @@ impl Transport {
         let Some(rewrite) = &self.rewrite else {
             return self.send_once(&trace, request).await;
         };
-        let mut prepared = request.clone();
-        rewrite.prepare(&mut prepared).await?;
-        let response = self.send_once(&trace, prepared).await?;
-        match trace.last() {
-            Some(answer) if rewrite.again(&answer) => {
-                let mut prepared = request;
-                rewrite.prepare(&mut prepared).await?;
-                self.send_once(&trace, prepared).await
+        let mut rewrites = 0;
+        loop {
+            let mut prepared = request.clone();
+            rewrite.prepare(&mut prepared).await?;
+            let sent = prepared.extensions().clone();
+            let response = self.send_once(&trace, prepared).await?;
+            // Its own answer: the trace may have got that of a neighbour meanwhile.
+            match response.extensions().get::<Answer>() {
+                Some(answer) if rewrites < REWRITES_MAX && rewrite.again(&sent, answer) => {
+                    rewrites += 1;
+                }
+                _ => return Ok(response),
             }
-            _ => Ok(response),
         }
     }
 
@@ -174,7 +179,7 @@ impl Transport {
         let limit = self.shared.options.read_timeout;
         tokio::select! {
             biased;
-            answer = client.execute(request) => answer.map_err(SendFailure::Broken),
+            answer = client.execute(request) => answer.map_err(|error| self.shared.broken(error)),
             () = movement.stalled(limit) => Err(SendFailure::Silent(limit)),
         }
     }
@@ -196,9 +201,13 @@ impl Transport {
             }
             return Ok(HttpResponse::from_parts(parts, body));
         }
-        let text = if method == Method::HEAD { bytes::Bytes::new() } else { body.bytes().await? };
+        let text = match method {
+            Method::HEAD => Vec::new(),
+            _ => beginning_of(body).await?,
+        };
         let answer = read_answer(parts.status, &parts.headers, &text);
         debug!(?answer, "answer");
+        parts.extensions.insert(answer.clone());
         match self.role {
             Role::Store => trace.answered(answer),
             Role::Identity => {
@@ -262,6 +271,19 @@ impl HttpConnector for Transport {
 }
 
 impl Shared {
+    /// Says which authorities a certificate is not from.
+    fn broken(&self, error: reqwest::Error) -> SendFailure {
+        if !mentions_certificate(&error) {
+            return SendFailure::Broken(error);
+        }
+        let trusted = match &self.options.ca_bundle {
+            Some(path) => format!("\"{}\"", path.display()),
+            None => "the system".into(),
+        };
+        let reason = root_of(&error);
+        SendFailure::Final(format!("{reason} (trusted are the certificates of {trusted})"))
+    }
+
     fn client(&self, scheme: Option<&str>) -> Result<&reqwest::Client, SendFailure> {
         let (slot, secure) = match scheme {
             Some("http") => (&self.plain, false),
@@ -286,28 +308,17 @@ impl Shared {
         if self.options.proxies == Proxies::Never {
             builder = builder.no_proxy();
         }
-        if !secure {
-            builder = builder.tls_certs_only([]);
-        } else if let Some(path) = &self.options.ca_bundle {
-            builder = builder.tls_certs_only(read_bundle(path)?);
-        }
+        builder = match secure {
+            true => {
+                let bundle = self.options.ca_bundle.as_deref();
+                builder.tls_backend_preconfigured(trust::client_config(bundle)?)
+            }
+            false => builder.tls_certs_only([]),
+        };
         builder
             .build()
             .map_err(|error| CloudError::new(format!("could not set up TLS: {}", root_of(&error))))
     }
-}
-
-fn read_bundle(path: &PathBuf) -> Result<Vec<reqwest::Certificate>, CloudError> {
-    let unusable = |reason: String| {
-        CloudError::new(format!("could not read CA bundle \"{}\": {reason}", path.display()))
-    };
-    let pem = std::fs::read(path).map_err(|error| unusable(root_of(&error)))?;
-    let certificates =
-        reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| unusable(root_of(&error)))?;
-    if certificates.is_empty() {
-        return Err(unusable("it holds no certificate".into()));
-    }
-    Ok(certificates)
 }
 
 /// How a request ended without a status.
@@ -408,44 +419,6 @@ impl fmt::Display for Answer {
             Self::Silent { waited } => write!(f, "no answer for {} s", waited.as_secs()),
         }
     }
-}
-
-/// Takes the error's code from `x-ms-error-code` (Azure tells it even on HEAD), or from the XML
-/// or JSON of the body.
-fn read_answer(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Answer {
-    let body = &body[..body.len().min(ERROR_BODY_MAX_BYTES)];
-    let text = String::from_utf8_lossy(body);
-    let header =
-        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_string);
-    let code = header("x-ms-error-code")
-        .or_else(|| xml_element(&text, "Code"))
-        .or_else(|| json_reason(&text));
-    let message = xml_element(&text, "Message").or_else(|| json_message(&text));
-    let region = header("x-amz-bucket-region").or_else(|| xml_element(&text, "Region"));
-    Answer::Status { status: status.as_u16(), code, message, region }
-}
-
-/// The text of the first element of that name. Error bodies are flat; a parser would only add
-/// ways to fail.
-fn xml_element(text: &str, name: &str) -> Option<String> {
-    let begin = text.find(&format!("<{name}>"))? + name.len() + 2;
-    let length = text[begin..].find(&format!("</{name}>"))?;
-    let found = text[begin..begin + length].trim();
-    (!found.is_empty()).then(|| found.lines().next().unwrap_or(found).to_string())
-}
-
-/// Google's JSON: `{"error": {"message": …, "errors": [{"reason": …}]}}`; Azure's has a text
-/// `code` in place of `errors`.
-fn json_reason(text: &str) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_str(text).ok()?;
-    let error = &value["error"];
-    let code = error["errors"][0]["reason"].as_str().or_else(|| error["code"].as_str())?;
-    Some(code.to_string())
-}
-
-fn json_message(text: &str) -> Option<String> {
-    let value: serde_json::Value = serde_json::from_str(text).ok()?;
-    Some(value["error"]["message"].as_str()?.lines().next()?.to_string())
 }
 
 async fn wait_if_asked(headers: &HeaderMap, status: StatusCode) {

@@ -18,6 +18,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 /// Compressed bytes read at a time.
 const INPUT_BYTES: usize = 64 << 10;
 
+/// `xz -9` wants 65 MiB to be read; a header may say 4 GiB, which would be taken at once. The other
+/// algorithms have bounds of their own, zstd's is 128 MiB.
+const XZ_KIBIBYTES_MAX: u32 = 256 << 10;
+
 /// Opens a stream of plain bytes over a stream of compressed ones. Reads nothing yet.
 pub fn decoder(
     compression: Compression,
@@ -29,7 +33,7 @@ pub fn decoder(
     let stream: Box<dyn Read + Send> = match compression {
         Compression::Gzip => Box::new(MultiGzDecoder::new(input)),
         Compression::Bzip2 => Box::new(MultiBzDecoder::new(input)),
-        Compression::Xz => Box::new(XzReader::new(input, true)),
+        Compression::Xz => Box::new(XzReader::new_mem_limit(input, true, XZ_KIBIBYTES_MAX)),
         Compression::Snappy => Box::new(snap::read::FrameDecoder::new(input)),
         Compression::Zstd => Box::new(
             zstd::stream::read::Decoder::with_buffer(input)
@@ -151,6 +155,20 @@ mod tests {
         let mut plain = Vec::new();
         decoder(compression, Cursor::new(stored)).expect("decoder").read_to_end(&mut plain)?;
         Ok(plain)
+    }
+
+    #[test]
+    fn an_xz_stream_that_wants_gigabytes_of_memory_is_refused() {
+        let mut stored = compress(Compression::Xz, 0, b"content").expect("compressed");
+        // The block's header: LZMA2, one byte of properties, which is the size of the dictionary
+        // (The .xz File Format 1.2.0, sections 3.1 and 5.3.1).
+        let filter = stored.windows(2).position(|pair| pair == [0x21, 1]).expect("a filter");
+        let end = 12 + (usize::from(stored[12]) + 1) * 4;
+        stored[filter + 2] = 40;
+        let checksum = crc32fast::hash(&stored[12..end - 4]);
+        stored[end - 4..end].copy_from_slice(&checksum.to_le_bytes());
+        let error = decode(Compression::Xz, stored).expect_err("too much");
+        assert!(error.to_string().contains("memory"), "{error}");
     }
 
     /// Runs, repeats and noise: what WAL looks like to a codec.

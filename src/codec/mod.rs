@@ -12,7 +12,7 @@ mod file_blocks;
 mod lz4_high;
 mod serial;
 mod whole;
-mod zstd_jobs;
+pub(crate) mod zstd_jobs;
 
 pub use block::{
     BLOCK_BYTES, BlockEncoder, BlockMark, BlockStream, EncodedBlock, TarballCodec, TarballStream,

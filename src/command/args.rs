@@ -98,7 +98,8 @@ pub struct CloudArgs {
 /// What Barman's commands do not have and all of ours do.
 #[derive(Args, Clone, Debug)]
 pub struct OwnArgs {
-    /// Allow endpoints without TLS beyond this machine
+    /// Send tokens and shared access signatures to endpoints without TLS, too, and do not warn
+    /// of such endpoints
     #[arg(long, help_heading = BEYOND_BARMAN)]
     pub allow_http: bool,
     /// Write log lines as text or as one JSON object per line

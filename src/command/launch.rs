@@ -2,10 +2,12 @@
 
 use crate::command::args::CommonArgs;
 use crate::command::argv::{self, Request};
+use crate::command::core_dumps;
 use crate::command::environment::Environment;
 use crate::command::exit::Exit;
 use crate::command::log;
 use crate::command::program::Program;
+use crate::command::redact::Redactor;
 use crate::command::report::{self, Failure, Verbosity, Voice};
 use crate::command::usage::{self, UsageError};
 use crate::command::version::BARMAN_VERSION;
@@ -28,6 +30,7 @@ pub fn launch<A: Parser + CommonArgs>(
     words: Vec<OsString>,
     execute: fn(A, &Context) -> Result<Exit, Failure>,
 ) -> Exit {
+    core_dumps::off();
     let command = command_of::<A>(program);
     let typed = words.clone();
     let words = match argv::sort(&command, words) {
@@ -40,12 +43,13 @@ pub fn launch<A: Parser + CommonArgs>(
         Ok(args) => args,
         Err(error) => return refuse(&command, &error),
     };
-    let voice = voice_of(program, &args);
+    let environment = Environment::of_process();
+    let voice = voice_of(program, &args).hiding(Redactor::of(&environment));
     log::start(&voice);
     for (old, new) in words.deprecated {
         warn!("option {old} is deprecated, use {new}");
     }
-    let context = Context { environment: Environment::of_process(), voice, words: typed };
+    let context = Context { environment, voice, words: typed };
     match execute(args, &context) {
         Ok(exit) => exit,
         Err(failure) => {
@@ -84,10 +88,14 @@ pub fn parse<A: Parser>(command: &Command, sorted: Vec<OsString>) -> Result<A, U
 }
 
 fn refuse(command: &Command, error: &UsageError) -> Exit {
+    // What was typed in the wrong place may be a connection string.
+    let redactor = Redactor::of(&Environment::of_process());
+    let error = error.to_string();
     report::complain(&format!(
-        "{}\n{}: error: {error}\n",
+        "{}\n{}: error: {}\n",
         usage::usage(command),
-        command.get_name()
+        command.get_name(),
+        redactor.clean(&error)
     ));
     Exit::Input
 }

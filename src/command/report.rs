@@ -12,6 +12,7 @@
 
 use crate::command::exit::Exit;
 use crate::command::program::Program;
+use crate::command::redact::Redactor;
 use crate::store::StoreError;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use jiff::Zoned;
@@ -142,6 +143,7 @@ pub struct Voice {
     format: LogFormat,
     program: Program,
     bars: MultiProgress,
+    redactor: Redactor,
 }
 
 impl Voice {
@@ -151,7 +153,13 @@ impl Voice {
             && io::stderr().is_terminal();
         let target =
             if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { verbosity, format, program, bars: MultiProgress::with_draw_target(target) }
+        let bars = MultiProgress::with_draw_target(target);
+        Self { verbosity, format, program, bars, redactor: Redactor::default() }
+    }
+
+    /// The same voice, which says no secret that `redactor` knows.
+    pub fn hiding(self, redactor: Redactor) -> Self {
+        Self { redactor, ..self }
     }
 
     /// Where progress bars go; hidden unless stderr is a terminal that may be painted on.
@@ -161,9 +169,11 @@ impl Voice {
 
     /// Writes one event; `fields` in their order.
     pub fn say(&self, severity: Severity, message: &str, fields: &Map<String, Value>) {
+        let message = self.redactor.clean(message);
+        let fields = fields.iter().map(|(name, value)| (name.clone(), self.clean(value))).collect();
         let line = match self.format {
-            LogFormat::Text => text_line(severity, message, fields),
-            LogFormat::Json => self.json_line(severity, message, fields),
+            LogFormat::Text => text_line(severity, &message, &fields),
+            LogFormat::Json => self.json_line(severity, &message, &fields),
         };
         self.write(&line);
     }
@@ -185,13 +195,22 @@ impl Voice {
                 self.say(Severity::Error, &failure.message, &more);
             }
             LogFormat::Text => {
-                let mut lines = text_line(Severity::Error, &failure.message, &Map::new());
+                let message = self.redactor.clean(&failure.message);
+                let mut lines = text_line(Severity::Error, &message, &Map::new());
                 for (name, text) in &more {
-                    let text = one_line(text.as_str().unwrap_or_default());
+                    let text = self.redactor.clean(text.as_str().unwrap_or_default());
+                    let text = one_line(&text);
                     lines.push_str(&format!("{}: {text}\n", name.to_ascii_uppercase()));
                 }
                 self.write(&lines);
             }
+        }
+    }
+
+    fn clean(&self, value: &Value) -> Value {
+        match value {
+            Value::String(text) => self.redactor.clean(text).into_owned().into(),
+            other => other.clone(),
         }
     }
 

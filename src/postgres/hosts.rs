@@ -87,7 +87,11 @@ fn parse_port(text: &str) -> Result<u16, PostgresError> {
         return Ok(DEFAULT_PORT);
     }
     let port = text.parse().ok().filter(|&port| port != 0);
-    port.ok_or_else(|| PostgresError::malformed(format!("invalid port number: \"{text}\"")))
+    port.ok_or_else(|| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+        true => PostgresError::malformed(format!("invalid port number: \"{text}\"")),
+        // What stands here when a sign in a password is not percent-encoded is the password.
+        false => PostgresError::malformed("invalid port number: it is not a number"),
+    })
 }
 
 /// The targets of one host entry: one, except that an empty entry means the local sockets.

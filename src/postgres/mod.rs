@@ -15,7 +15,7 @@
 //! replication protocol.
 
 mod backup_mode;
-mod conninfo;
+pub(crate) mod conninfo;
 mod dial;
 mod error;
 mod facts;
@@ -23,13 +23,13 @@ mod hosts;
 mod keywords;
 mod login;
 mod options;
-mod passfile;
-mod service;
+pub(crate) mod passfile;
+pub(crate) mod service;
 mod session;
 mod socket;
 mod tls;
 mod tls_verify;
-mod uri;
+pub(crate) mod uri;
 mod user;
 
 pub use backup_mode::{ArchiveWait, Checkpoint, StartedBackup, StoppedBackup};

@@ -36,7 +36,11 @@ pub(crate) fn apply_service(
     Err(PostgresError::malformed(format!("definition of service \"{service}\" not found")))
 }
 
-fn find_service(text: &str, service: &str, file: &Path) -> Result<Option<Settings>, PostgresError> {
+pub(crate) fn find_service(
+    text: &str,
+    service: &str,
+    file: &Path,
+) -> Result<Option<Settings>, PostgresError> {
     let mut found: Option<Settings> = None;
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();

@@ -12,7 +12,7 @@
 //! `disk` finds the local device.
 
 mod aws;
-mod aws_answers;
+pub(crate) mod aws_answers;
 mod aws_volumes;
 mod azure;
 mod azure_manager;
@@ -32,7 +32,7 @@ mod record;
 mod select;
 mod volume;
 mod wait;
-mod xml;
+pub(crate) mod xml;
 
 pub use azure::Azure;
 pub use cloud::{CreateRequest, Deletion, SnapshotCloud, SnapshotState, VolumeRequest};

@@ -43,6 +43,7 @@ pub(crate) mod recording;
 mod s3;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod s3_region;
 mod translate;
 mod upload;
 mod url;

@@ -83,7 +83,7 @@ impl StoreOptions {
             azure_encryption_scope: None,
             azure_blocks: AzureBlocks::BARMAN,
             gcs_kms_key: None,
-            plain_http: PlainHttp::LoopbackOnly,
+            plain_http: PlainHttp::IfSigned,
             read_timeout: Self::READ_TIMEOUT,
             retry,
             unreachable_after: Self::UNREACHABLE_AFTER,

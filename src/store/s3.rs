@@ -1,8 +1,6 @@
 //! S3 and its dialects.
 
-use crate::cloud::{
-    Answer, AwsSettings, CloudError, Environment, Rewrite, Transport, is_protected,
-};
+use crate::cloud::{AwsSettings, CloudError, Environment, KeptRegion, is_protected};
 use crate::store::StoreOptions;
 use crate::store::bucket::{Bucket, S3Bucket};
 use crate::store::conditions::Known;
@@ -10,13 +8,9 @@ use crate::store::handle::StoreInner;
 use crate::store::labels::Labels;
 use crate::store::open::{batch_size, library_refused, plain_http, retries, transport};
 use crate::store::options::{AddressingStyle, S3Encryption};
-use async_trait::async_trait;
-use http::Uri;
-use object_store::aws::{
-    AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, AwsCredentialProvider, Checksum,
-};
-use object_store::client::{HttpError, HttpErrorKind, HttpRequest};
-use std::sync::{Arc, Mutex, PoisonError};
+use crate::store::s3_region::FollowBucket;
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, Checksum};
+use std::sync::Arc;
 use url::Url;
 
 /// DeleteObjects takes so many keys.
@@ -35,12 +29,11 @@ pub fn open(
     )?;
     let credentials = settings.identity.provider();
     let transport = transport(options, settings.ca_bundle.clone());
-    let transport = match settings.custom_endpoint {
-        true => transport,
-        false => following_the_bucket(&transport, &settings, &credentials),
-    };
     let virtual_hosted = is_virtual(options.addressing_style, settings.custom_endpoint, bucket);
     let url = bucket_url(&settings.endpoint, bucket, virtual_hosted)?;
+    let kept = KeptRegion::new(environment, url.as_str(), &settings.region);
+    let follow = FollowBucket::new(&settings.region, kept, Arc::clone(&credentials));
+    let transport = transport.with_rewrite(Arc::new(follow));
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(&settings.region)
@@ -128,123 +121,11 @@ fn endpoint_for_library(endpoint: &Url, bucket_url: &Url, virtual_hosted: bool) 
     url.as_str().trim_end_matches('/').to_string()
 }
 
-/// boto3 finds a bucket in whatever region it is; so do we, by its own answer.
-fn following_the_bucket(
-    transport: &Transport,
-    settings: &AwsSettings,
-    credentials: &AwsCredentialProvider,
-) -> Transport {
-    transport.with_rewrite(Arc::new(FollowBucket {
-        configured: settings.region.clone(),
-        found: Mutex::new(None),
-        credentials: Arc::clone(credentials),
-    }))
-}
-
-/// Sends requests to the region that the bucket's answers name, signed for it.
-#[derive(Debug)]
-struct FollowBucket {
-    configured: String,
-    found: Mutex<Option<String>>,
-    credentials: AwsCredentialProvider,
-}
-
-impl FollowBucket {
-    fn found(&self) -> Option<String> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn moved(&self, uri: &Uri, region: &str) -> Option<Uri> {
-        let text = uri.to_string();
-        let (scheme, rest) = text.split_once("://")?;
-        let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let from = format!(".{}.amazonaws.com", self.configured);
-        let to = format!(".{region}.amazonaws.com");
-        format!("{scheme}://{}{path}", host.replacen(&from, &to, 1)).parse().ok()
-    }
-}
-
-#[async_trait]
-impl Rewrite for FollowBucket {
-    async fn prepare(&self, request: &mut HttpRequest) -> Result<(), HttpError> {
-        let Some(region) = self.found() else { return Ok(()) };
-        if let Some(uri) = self.moved(request.uri(), &region) {
-            *request.uri_mut() = uri;
-        }
-        let failed = |error| HttpError::new(HttpErrorKind::Unknown, error);
-        let credential = self.credentials.get_credential().await.map_err(failed)?;
-        let digest = request
-            .headers()
-            .get("x-amz-content-sha256")
-            .and_then(|value| value.to_str().ok())
-            .and_then(bytes_of_hex);
-        request.headers_mut().remove(http::header::AUTHORIZATION);
-        AwsAuthorizer::new(&credential, "s3", &region)
-            .with_sign_payload(digest.is_some())
-            .try_authorize(request, digest.as_deref())
-            .map_err(failed)
-    }
-
-    fn again(&self, answer: &Answer) -> bool {
-        let Answer::Status { status: 301 | 307 | 400 | 403, region: Some(region), .. } = answer
-        else {
-            return false;
-        };
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if found.as_ref().unwrap_or(&self.configured) == region {
-            return false;
-        }
-        tracing::info!(region, "the bucket is in another region, going there");
-        *found = Some(region.clone());
-        true
-    }
-}
-
-fn bytes_of_hex(text: &str) -> Option<Vec<u8>> {
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
-    let pair = |at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-    (0..text.len()).step_by(2).map(pair).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::cloud::{Answer, Rewrite};
     use crate::store::options::AddressingStyle::{Auto, Path, Virtual};
-    use crate::store::s3::{FollowBucket, bucket_url, bytes_of_hex, is_virtual};
-    use object_store::StaticCredentialProvider;
-    use object_store::aws::AwsCredential;
-    use object_store::client::HttpRequestBody;
-    use std::sync::{Arc, Mutex};
+    use crate::store::s3::{bucket_url, is_virtual};
     use url::Url;
-
-    #[tokio::test]
-    async fn a_bucket_is_followed_to_the_region_it_names_and_signed_for_it() {
-        let credential = AwsCredential { key_id: "k".into(), secret_key: "s".into(), token: None };
-        let follow = FollowBucket {
-            configured: "us-east-1".into(),
-            found: Mutex::new(None),
-            credentials: Arc::new(StaticCredentialProvider::new(credential)),
-        };
-        let answer = |status| Answer::Status {
-            status,
-            code: Some("PermanentRedirect".into()),
-            message: None,
-            region: Some("eu-west-1".into()),
-        };
-        assert!(!follow.again(&answer(404)));
-        assert!(follow.again(&answer(301)));
-        assert!(!follow.again(&answer(301)), "would go round in circles");
-        let mut request = http::Request::get("https://b.s3.us-east-1.amazonaws.com/k?x=1")
-            .header("authorization", "old")
-            .body(HttpRequestBody::empty())
-            .expect("a request");
-        follow.prepare(&mut request).await.expect("prepared");
-        assert_eq!(request.uri().to_string(), "https://b.s3.eu-west-1.amazonaws.com/k?x=1");
-        let signature = request.headers()["authorization"].to_str().expect("text");
-        assert!(signature.contains("/eu-west-1/s3/aws4_request"), "{signature}");
-    }
 
     #[test]
     fn auto_puts_the_bucket_in_the_host_at_aws_only() {
@@ -267,11 +148,5 @@ mod tests {
         let url = |is_virtual| bucket_url(&endpoint, "b", is_virtual).expect("url").to_string();
         assert_eq!(url(true), "https://b.s3.example:9000/gate/");
         assert_eq!(url(false), "https://s3.example:9000/gate/b");
-    }
-
-    #[test]
-    fn hex_is_read_back() {
-        assert_eq!(bytes_of_hex("00ff10"), Some(vec![0, 255, 16]));
-        assert_eq!(bytes_of_hex("UNSIGNED-PAYLOAD"), None);
     }
 }

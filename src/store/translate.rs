@@ -75,7 +75,10 @@ fn of_answer(answer: &Answer, trace: &Trace, operation: StoreOperation) -> Meani
         Answer::Untrusted { detail } => Meaning {
             kind: StoreErrorKind::Unreachable,
             reason: format!("no trusted connection: {detail}"),
-            hint: Some("Name the file of your authority in AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE."),
+            hint: Some(
+                "AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE names a file with the certificate of your \
+                 authority, or of the server itself if it is self-signed.",
+            ),
         },
         Answer::Silent { .. } | Answer::Cut { .. } => Meaning {
             kind: StoreErrorKind::Interrupted,

@@ -3,7 +3,7 @@
 //! The forms are Barman's (contract §4), plus `file:///folder` whatever the provider. Nothing is
 //! percent-decoded, queries and fragments are dropped.
 
-use crate::cloud::CloudProvider;
+use crate::cloud::{CloudProvider, without_user};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -56,6 +56,7 @@ impl StoreUrl {
     pub fn parse(text: &str, provider: CloudProvider) -> Result<Self, StoreUrlError> {
         let parts = Parts::split(text);
         let parsed = match parts.scheme.as_str() {
+            _ if parts.authority.contains('@') => Err("it must not have a user name or password"),
             "file" => parse_folder(&parts),
             scheme => match provider {
                 CloudProvider::AwsS3 => parse_s3(scheme, &parts),
@@ -63,7 +64,7 @@ impl StoreUrl {
                 CloudProvider::GoogleCloudStorage => parse_google(scheme, &parts),
             },
         };
-        parsed.map_err(|reason| StoreUrlError { text: without_query(text), provider, reason })
+        parsed.map_err(|reason| StoreUrlError { text: without_secrets(text), provider, reason })
     }
 
     /// The key prefix, with trailing slashes where Barman keeps them.
@@ -105,9 +106,10 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// A query may be a shared access signature, which must not reach a log.
-fn without_query(text: &str) -> String {
-    text.split(['?', '#']).next().unwrap_or("").to_string()
+/// A query may be a shared access signature, which must not reach a log, and neither must a
+/// password before the host.
+fn without_secrets(text: &str) -> String {
+    without_user(text.split(['?', '#']).next().unwrap_or(""))
 }
 
 type Parsed = Result<StoreUrl, &'static str>;

@@ -6,6 +6,7 @@
 
 mod backup_wal;
 mod barman_hooks;
+mod certificates;
 mod cli;
 mod cloudnative_pg;
 mod connection;
@@ -15,6 +16,7 @@ mod control_planes;
 mod control_planes_strict;
 mod exit_codes;
 mod exit_codes_content;
+mod fuzzing;
 #[path = "../gcs_fake/mod.rs"]
 #[allow(dead_code, reason = "faults and counts are there for tests to come")]
 mod gcs_fake;
@@ -31,6 +33,8 @@ mod restore_fixtures;
 mod restore_killed;
 mod retention;
 mod round_trip;
+mod s3_regions;
+mod secrets;
 mod snapshot_aws;
 mod snapshot_azure;
 mod snapshot_ec2;
@@ -43,6 +47,7 @@ mod store_faults;
 mod store_features;
 mod support;
 mod tidy;
+mod unfit_settings;
 mod wal_adopt;
 mod wal_ahead;
 mod wal_codecs;

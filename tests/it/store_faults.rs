@@ -126,18 +126,39 @@ async fn reading_costs_one_request_and_a_missing_object_no_more() {
 }
 
 #[test]
-fn plain_http_to_another_machine_must_be_allowed() {
-    let url = StoreUrl::parse("s3://b", CloudProvider::AwsS3).expect("a URL");
-    let mut options = StoreOptions::new(RETRY);
-    options.endpoint_url = Some("http://minio.example:9000".into());
-    let open = |options: &StoreOptions, variables: &[(&str, &str)]| {
-        Store::open_in(&url, options, &Environment::of(variables.iter().copied()))
-    };
-    let error = open(&options, &[]).expect_err("refused");
-    assert!(error.hint.expect("a hint").contains("--allow-http"));
-    assert!(open(&options, &[("BARMAN_CLOUD_ALLOW_HTTP", "true")]).is_ok());
-    options.plain_http = PlainHttp::Allowed;
-    assert!(open(&options, &[]).is_ok());
+fn what_gives_access_goes_over_plain_http_to_another_machine_only_when_allowed() {
+    let s3 = StoreUrl::parse("s3://b", CloudProvider::AwsS3).expect("a URL");
+    let azure = CloudProvider::AzureBlobStorage;
+    let azure = StoreUrl::parse("http://blobs.example/account/container", azure).expect("a URL");
+    let keys = aws_variables("k");
+    let keys: Vec<(&str, &str)> =
+        keys.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let token = [&keys[..], &[("AWS_SESSION_TOKEN", "token")]].concat();
+    let cases: [(&StoreUrl, &[(&str, &str)], bool); 5] = [
+        (&s3, &keys, true),
+        (&s3, &token, false),
+        (&azure, &[("AZURE_STORAGE_KEY", ACCOUNT_KEY)], true),
+        (&azure, &[("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=x")], false),
+        (&azure, &[], false),
+    ];
+    for (url, variables, is_signed) in cases {
+        let mut options = StoreOptions::new(RETRY);
+        options.endpoint_url = Some("http://minio.example:9000".into());
+        let open = |options: &StoreOptions, more: &[(&str, &str)]| {
+            let variables = variables.iter().chain(more).copied();
+            Store::open_in(url, options, &Environment::of(variables))
+        };
+        match open(&options, &[]) {
+            Ok(_) => assert!(is_signed, "{url} {variables:?}"),
+            Err(error) => {
+                assert!(!is_signed, "{error}");
+                assert!(error.hint.expect("a hint").contains("--allow-http"));
+            }
+        }
+        assert!(open(&options, &[("BARMAN_CLOUD_ALLOW_HTTP", "true")]).is_ok());
+        options.plain_http = PlainHttp::Allowed;
+        assert!(open(&options, &[]).is_ok());
+    }
 }
 
 #[test]

@@ -35,6 +35,9 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Rooms that only `command` stands above: it may use all.
 const TOP_ROOM: &str = "command";
 
+/// Reaches every parser in every room, and is used by none.
+const FUZZING: &str = "fuzzing";
+
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 
@@ -43,7 +46,7 @@ fn rooms_use_only_the_rooms_below_them() {
     let mut wrong = Vec::new();
     for file in rust_files("src") {
         let Some(room) = room_of(&file) else { continue };
-        if room == TOP_ROOM {
+        if [TOP_ROOM, FUZZING].contains(&room.as_str()) {
             continue;
         }
         let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == room) else {

@@ -10,6 +10,7 @@
 //! bare_image a container with nothing in it but our program
 //! fixtures   what Barman wrote, and WAL segments made of it
 //! places     good and bad ones, and tables of exit codes;  web: answers that a test writes
+//! front      S3 in one region, before the emulator
 //! outside    what `scripts/test` has prepared: Barman, emulators
 //! ec2        an instance with disks that are really there
 //! snapshots  a snapshot backup without PostgreSQL;  volumes: what a cluster lies on then
@@ -26,6 +27,7 @@ pub mod commands;
 pub mod ec2;
 pub mod emptied;
 pub mod fixtures;
+pub mod front;
 pub mod http;
 pub mod outside;
 pub mod peers;

@@ -25,7 +25,7 @@ pub fn options() -> SnapshotOptions {
     SnapshotOptions {
         aws_profile: None,
         azure_credential: None,
-        plain_http: PlainHttp::LoopbackOnly,
+        plain_http: PlainHttp::IfSigned,
         read_timeout: Duration::from_secs(10),
         unreachable_after: Duration::from_secs(2),
         retry: RETRY,

@@ -112,6 +112,11 @@ impl WebServer {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// As if nothing had been asked so far.
+    pub fn forget(&self) {
+        self.requests.lock().expect("no panic in here").clear();
+    }
+
     /// Everything that was asked so far, in order.
     pub fn requests(&self) -> Vec<WebRequest> {
         self.requests.lock().expect("no panic in here").clone()

@@ -1,0 +1,5 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| {
+    barman_cloud::fuzzing::parser("control_file").expect("a parser").feed(input);
+});

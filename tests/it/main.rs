@@ -32,6 +32,7 @@ mod retention;
 mod round_trip;
 mod snapshot_aws;
 mod snapshot_azure;
+mod snapshot_azure_volumes;
 mod snapshot_ec2;
 mod snapshot_google;
 mod snapshot_stories;

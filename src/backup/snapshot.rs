@@ -31,7 +31,6 @@ use crate::snapshot::{
 };
 use crate::store::{PutMode, PutOptions};
 use bytes::Bytes;
-use futures::future::join_all;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -74,6 +73,9 @@ struct Run<'a> {
     asked: bool,
 }
 
+/// As long as an id, and of the same characters: names are checked before one is claimed.
+const NAME_LIKE_AN_ID: &str = "20000101T000000";
+
 /// Takes one backup by snapshots of all `disks` at once.
 #[expect(clippy::too_many_arguments, reason = "inputs, then options, as every verb has them")]
 pub async fn backup_snapshots(
@@ -96,6 +98,8 @@ pub async fn backup_snapshots(
     let instance = look_up(cloud, &options.instance, &filter, cancel).await?;
     let volumes = select(&instance, &options.disks).map_err(BackupError::SnapshotRefused)?;
     let disks = mounted_disks(machine, &options.disks, &volumes)?;
+    let named = planned(&disks, NAME_LIKE_AN_ID);
+    cloud.check_plan(&named).map_err(BackupError::SnapshotRefused)?;
     check_coverage(machine, &facts, &disks)?;
     let until = catalog.until(cancel);
     check_archive(&until, &facts).await?;
@@ -189,6 +193,7 @@ impl Run<'_> {
             // Before the locks, which nothing takes back.
             needed.look_again().await?;
         }
+        self.remove_surplus().await;
         self.lock().await?;
         self.publish(&stopped, took).await
     }
@@ -227,6 +232,31 @@ impl Run<'_> {
             SnapshotErrorKind::Cancelled => BackupError::Cancelled,
             _ => BackupError::Snapshot(error),
         })
+    }
+
+    /// Deletes what carries the run's marker and is not one of its snapshots: no record would
+    /// name it, and somebody would pay for it for ever. What is found so late shall not cost the
+    /// backup, which is whole.
+    async fn remove_surplus(&self) {
+        let marker = self.pending.marker(self.id.as_str());
+        let expected = self.pending.expected(self.id.as_str());
+        let found = match self.cloud.find(&expected, &marker).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(backup_id = %self.id, %error, "could not look for snapshots beyond the plan");
+                return;
+            }
+        };
+        let created = |id: &str| self.created.iter().any(|created| created.identifier() == id);
+        for surplus in found.iter().filter(|found| !created(found.identifier())) {
+            let snapshot = surplus.identifier();
+            match self.cloud.delete(surplus).await {
+                Ok(_) => tracing::warn!(snapshot, "deleted a snapshot beyond the plan"),
+                Err(error) => {
+                    tracing::warn!(snapshot, %error, "could not delete a snapshot beyond the plan");
+                }
+            }
+        }
     }
 
     async fn lock(&mut self) -> Result<(), BackupError> {
@@ -280,22 +310,15 @@ impl Run<'_> {
     }
 
     /// What `create` returned, and what it may have left when it failed. What cannot be deleted
-    /// now is found again, by its name, when the failed backup is deleted.
+    /// now is found again, by its marker, when the failed backup is deleted.
     async fn delete_snapshots(&self) {
         let marker = self.pending.marker(self.id.as_str());
-        let found = join_all(self.disks.iter().map(|disk| {
-            let name = snapshot_name(&disk.disk, self.id.as_str());
-            let (volume, marker) = (&disk.volume.id, &marker);
-            async move { self.cloud.find(&name, volume, marker).await }
-        }))
-        .await;
+        let expected = self.pending.expected(self.id.as_str());
         let mut doomed = self.created.clone();
-        for found in found {
-            match found {
-                Ok(found) => doomed.extend(found),
-                Err(error) => {
-                    tracing::warn!(backup_id = %self.id, %error, "could not look for snapshots of the failed backup");
-                }
+        match self.cloud.find(&expected, &marker).await {
+            Ok(found) => doomed.extend(found),
+            Err(error) => {
+                tracing::warn!(backup_id = %self.id, %error, "could not look for snapshots of the failed backup");
             }
         }
         let identifier = |record: &SnapshotRecord| record.identifier().to_string();

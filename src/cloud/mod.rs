@@ -12,6 +12,7 @@
 //! asked, no certificate read until a request needs it.
 
 mod api;
+mod asked;
 mod aws;
 pub(crate) mod aws_profile;
 mod azure;
@@ -34,6 +35,7 @@ mod transport;
 mod trust;
 
 pub use api::{ApiAnswer, ApiClient, ApiError, ApiRequest, Repeat, Sign, TokenSource};
+pub use asked::{Asked, RETRY_AFTER_MAX};
 pub use aws::{AwsIdentity, AwsSettings};
 pub use azure::{AzureCredentialKind, AzureCredentialProvider, AzureIdentity, AzureSettings};
 pub use azure_connection::{ConnectionString, ConnectionStringError};

@@ -53,6 +53,8 @@ pub enum Proxies {
 pub enum Role {
     /// Objects and buckets: failures are the operation's.
     Store,
+    /// A provider's management interface: the same, but its caller waits as long as it is asked.
+    Management,
     /// Tokens: failures mean that there are no credentials.
     Identity,
 }
@@ -157,7 +159,7 @@ impl Transport {
 
     fn count(&self, trace: &Trace) -> u32 {
         match self.role {
-            Role::Store => trace.attempt(),
+            Role::Store | Role::Management => trace.attempt(),
             Role::Identity => 0,
         }
     }
@@ -196,7 +198,7 @@ impl Transport {
         let body = Incoming::new(body, self.shared.options.read_timeout, body_failed);
         let body = HttpResponseBody::new(body);
         if parts.status.is_success() {
-            if self.role == Role::Store {
+            if self.role != Role::Identity {
                 trace.succeeded();
             }
             return Ok(HttpResponse::from_parts(parts, body));
@@ -209,7 +211,7 @@ impl Transport {
         debug!(?answer, "answer");
         parts.extensions.insert(answer.clone());
         match self.role {
-            Role::Store => trace.answered(answer),
+            Role::Store | Role::Management => trace.answered(answer),
             Role::Identity => {
                 if is_busy(parts.status) {
                     trace.identity_was_busy();
@@ -217,7 +219,9 @@ impl Transport {
                 trace.no_identity(identity_refused(parts.status));
             }
         }
-        wait_if_asked(&parts.headers, parts.status).await;
+        if self.role != Role::Management {
+            wait_if_asked(&parts.headers, parts.status).await;
+        }
         if parts.status == StatusCode::NOT_IMPLEMENTED {
             // The library tries every 5xx again, but this one will never change its mind.
             return Err(HttpError::new(HttpErrorKind::Unknown, NotImplemented));
@@ -249,7 +253,7 @@ impl Transport {
             Answer::Silent { .. } | Answer::Cut { .. } => false,
         };
         match self.role {
-            Role::Store => trace.answered(answer),
+            Role::Store | Role::Management => trace.answered(answer),
             Role::Identity => trace.no_identity(text.clone()),
         }
         let kind = if last_try { HttpErrorKind::Unknown } else { HttpErrorKind::Request };

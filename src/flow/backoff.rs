@@ -56,6 +56,20 @@ impl Backoff {
         (self.begun.elapsed() + delay < self.limits.deadline).then_some(delay)
     }
 
+    /// The same where `asked` has been waited on somebody else's wish, which does not count
+    /// against the deadline.
+    pub fn next_delay_besides(&mut self, asked: Duration) -> Option<Duration> {
+        let deadline = self.limits.deadline.saturating_add(asked);
+        let mut patient = Self {
+            limits: RetryLimits { deadline, ..self.limits },
+            begun: self.begun,
+            attempts: self.attempts,
+        };
+        let delay = patient.next_delay(None);
+        self.attempts = patient.attempts;
+        delay
+    }
+
     /// Attempts made, and the time since the first one began.
     pub fn spent(&self) -> (u32, Duration) {
         (self.attempts, self.begun.elapsed())

@@ -317,8 +317,9 @@ async fn undo(
 }
 
 fn volume_of<'a>(instance: &'a Instance, snapshot: &SnapshotRecord) -> Option<&'a AttachedVolume> {
-    let id = Some(snapshot.identifier());
-    instance.volumes.iter().find(|volume| volume.source_snapshot.as_deref() == id)
+    let made_of =
+        |source: &Option<String>| source.as_deref().is_some_and(|s| snapshot.is_source(s));
+    instance.volumes.iter().find(|volume| made_of(&volume.source_snapshot))
 }
 
 /// The same for every run on that instance, and short enough for every cloud: Google's names

@@ -20,7 +20,7 @@ async fn delete_with(
 #[tokio::test]
 async fn snapshots_of_barman_go_with_their_backup_and_absent_ones_do_not_hinder() {
     let catalog = fixtures::catalog("contract", "snap", "main").await;
-    let cloud = MemoryCloud::default().with(SNAPSHOTS[1], "vol-1", "").with("snap-x", "vol-1", "");
+    let cloud = MemoryCloud::default().with(SNAPSHOTS[1], "").with("snap-x", "");
     let summary = delete_with(&cloud, &catalog).await.expect("deletes");
     assert_eq!((summary.snapshots, summary.backups.len()), (1, 1));
     assert_eq!(cloud.ids(), ["snap-x"]);
@@ -37,8 +37,7 @@ async fn a_backup_with_a_locked_snapshot_stays_as_a_whole() {
     let locked = text[cut..].replacen("None", "'governance'", 1);
     write(catalog.store(), key, format!("{}{locked}", &text[..cut])).await;
     let before = keys(catalog.store()).await;
-    let cloud =
-        MemoryCloud::default().with(SNAPSHOTS[0], "vol-1", "").with(SNAPSHOTS[1], "vol-2", "");
+    let cloud = MemoryCloud::default().with(SNAPSHOTS[0], "").with(SNAPSHOTS[1], "");
     let cloud = cloud.locked(SNAPSHOTS[1]);
     let error = delete_with(&cloud, &catalog).await.expect_err("locked");
     assert!(matches!(error, RetentionError::Snapshot { .. }), "{error}");
@@ -56,7 +55,7 @@ async fn what_a_killed_run_had_claimed_is_found_in_the_cloud_and_swept() {
         "disks":[{"disk":"pgdata","volume_id":"vol-1"}]}}"#;
     write(catalog.store(), &format!("{folder}/started.json"), claim).await;
     let marker = "barman-cloud backup 20260101T000000 of server main by h/1";
-    let cloud = MemoryCloud::default().with("snap-1", "vol-1", marker).with("snap-2", "vol-1", "");
+    let cloud = MemoryCloud::default().with("snap-1", marker).with("snap-2", "");
     let later = fixtures::now() + ABANDONED_AFTER + ABANDONED_AFTER;
     let plan = plan_at(&catalog, &policy("REDUNDANCY 1"), &OPTIONS, later).await.expect("plans");
     let swept = retention::apply(&catalog, &cloud, plan, &Cancel::new()).await.expect("sweeps");

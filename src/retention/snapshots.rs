@@ -9,7 +9,7 @@ use crate::retention::RetentionError;
 use crate::retention::select::{Doomed, Selection};
 use crate::snapshot::{
     Clouds, Deletion, PendingSnapshots, ProviderRecord, SnapshotCloud, SnapshotError,
-    SnapshotPlace, SnapshotRecord, SnapshotsInfo, snapshot_name,
+    SnapshotPlace, SnapshotRecord, SnapshotsInfo,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -148,12 +148,7 @@ async fn find(
     pending: &PendingSnapshots,
 ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
     let marker = pending.marker(id.as_str());
-    let mut found = Vec::new();
-    for disk in &pending.disks {
-        let name = snapshot_name(&disk.disk, id.as_str());
-        found.extend(cloud.find(&name, &disk.volume_id, &marker).await?);
-    }
-    Ok(found)
+    cloud.find(&pending.expected(id.as_str()), &marker).await
 }
 
 fn open(

@@ -1,26 +1,22 @@
 //! Snapshots of EBS volumes.
 //!
-//! Several volumes of one instance are asked for by one `CreateSnapshots`, which gives all of
-//! them the same instant; where that is not allowed, by one `CreateSnapshot` each, at the same
-//! time. EC2 fixes the point in time before it answers.
-//!
-//! Neither call can be made idempotent, so each snapshot carries the run's marker as its
-//! description: after an answer that was lost, snapshots of that volume and description are
-//! looked for before anything is asked for again.
+//! How they are created stands in `aws_create`, how they become volumes in `aws_volumes`.
 
 use crate::cloud::{ApiError, Ec2Settings, Environment, Repeat};
 use crate::flow::{Backoff, Cancel, RetryLimits};
-use crate::snapshot::aws_answers::{instance_of, record_of, snapshot_name, state_of, volume_of};
+use crate::snapshot::aws_answers::{instance_of, snapshot_name, state_of, volume_of};
+use crate::snapshot::aws_create::LOST_ANSWER_PAUSES;
 use crate::snapshot::ec2::{Ec2, Params};
+use crate::snapshot::pending::check_names;
 use crate::snapshot::xml::Element;
 use crate::snapshot::{
-    AttachedVolume, AwsSnapshot, CreateRequest, Deletion, DiskFilter, Instance, LockTerm,
-    PlannedSnapshot, ProviderRecord, SnapshotCloud, SnapshotError, SnapshotErrorKind, SnapshotLock,
-    SnapshotOptions, SnapshotRecord, SnapshotState, VolumeRequest, aws_volumes,
+    AttachedVolume, AwsSnapshot, CreateRequest, Deletion, DiskFilter, ExpectedSnapshot, Instance,
+    LockTerm, PlannedSnapshot, ProviderRecord, SnapshotCloud, SnapshotError, SnapshotErrorKind,
+    SnapshotLock, SnapshotOptions, SnapshotRecord, SnapshotState, VolumeRequest, aws_volumes,
 };
 use async_trait::async_trait;
-use futures::future::{join_all, try_join_all};
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// EC2 in one region.
@@ -28,7 +24,16 @@ use std::time::Duration;
 pub struct Aws {
     pub(crate) ec2: Ec2,
     region: String,
-    retry: RetryLimits,
+    pub(crate) retry: RetryLimits,
+    /// Snapshots that this process was told to have made, with the marker of their run. A
+    /// moment after its creation EC2 may deny one.
+    made: Mutex<BTreeMap<String, Made>>,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    pub marker: String,
+    pub record: SnapshotRecord,
 }
 
 /// What is not there although we have just made it will be: EC2 is eventually consistent.
@@ -40,18 +45,8 @@ const SETTLING: RetryLimits = RetryLimits {
     delay_max: Duration::from_secs(10),
 };
 
-/// How long a lost answer's snapshot may take to be seen.
-const LOST_ANSWER_PAUSES: [Duration; 3] =
-    [Duration::from_millis(500), Duration::from_secs(2), Duration::from_secs(5)];
-
-/// How often a creating call is made while its answers are lost and nothing is found.
-const CREATE_ROUNDS: u32 = 3;
-
-/// Why nothing was created, as far as can be told.
-enum Uncreated {
-    Call(ApiError),
-    Look(SnapshotError),
-}
+/// What a tag's value may have; a snapshot is named by a tag.
+const NAME_MAX: usize = 255;
 
 const INSTANCE_STATES: [&str; 5] = ["pending", "running", "shutting-down", "stopping", "stopped"];
 
@@ -67,7 +62,8 @@ impl Aws {
         let transport = options.transport(settings.ca_bundle.clone());
         let client = options.client(transport, Arc::new(settings.signer()));
         let ec2 = Ec2::new(client, settings.endpoint.clone());
-        Ok(Self { ec2, region: settings.region, retry: options.retry })
+        let made = Mutex::new(BTreeMap::new());
+        Ok(Self { ec2, region: settings.region, retry: options.retry, made })
     }
 
     /// The instance's description; an identifier that is none is taken for a name.
@@ -103,177 +99,8 @@ impl Aws {
         }
     }
 
-    /// One call for all volumes. `None` when it is not allowed or not known here.
-    async fn create_together(
-        &self,
-        request: &CreateRequest<'_>,
-    ) -> Result<Option<Vec<SnapshotRecord>>, SnapshotError> {
-        let others = request.instance.others.iter().map(String::as_str);
-        let params = Params::default()
-            .with("Description", request.marker)
-            .with("InstanceSpecification.InstanceId", &request.instance.id)
-            .with("InstanceSpecification.ExcludeBootVolume", "true")
-            .list("InstanceSpecification.ExcludeDataVolumeId", others)
-            .tags("snapshot", &tags(request, request.planned[0].name.as_str()));
-        let action = format!("create snapshots of instance \"{}\"", request.instance.name);
-        match self.create_once("CreateSnapshots", &params, request).await {
-            Ok(set) => self.sort(request, &set).map(Some),
-            Err(Uncreated::Call(error)) if is_not_offered(&error) => {
-                tracing::warn!(
-                    reason = %error,
-                    "snapshots are created one by one: all of them at once was refused"
-                );
-                Ok(None)
-            }
-            Err(Uncreated::Call(error)) => Err(SnapshotError::of_call(&action, &error)),
-            Err(Uncreated::Look(error)) => Err(error),
-        }
-    }
-
-    /// Makes a creating call. After an answer that was lost, what it may have created is looked
-    /// for; only when nothing is found is the call made again. Returns the created snapshots.
-    async fn create_once(
-        &self,
-        action: &str,
-        params: &Params,
-        request: &CreateRequest<'_>,
-    ) -> Result<Vec<Element>, Uncreated> {
-        let mut lost = None;
-        for round in 1..=CREATE_ROUNDS {
-            match self.ec2.call(action, params, Repeat::OnlyIfSurelyNot).await {
-                Ok(answer) => {
-                    let created = match answer.child("snapshotSet") {
-                        Some(_) => answer.items("snapshotSet").cloned().collect(),
-                        None => vec![answer],
-                    };
-                    if round > 1 {
-                        self.remove_doubles(request, &created).await;
-                    }
-                    return Ok(created);
-                }
-                Err(error) if error.may_have_happened => {
-                    let found = self.look_for(request).await.map_err(Uncreated::Look)?;
-                    if !found.is_empty() {
-                        return Ok(found);
-                    }
-                    lost = Some(error);
-                }
-                Err(error) => return Err(Uncreated::Call(error)),
-            }
-        }
-        Err(Uncreated::Call(lost.expect("every round that did not return was lost")))
-    }
-
-    /// What a call whose answer was lost has created, as soon as it shows.
-    async fn look_for(&self, request: &CreateRequest<'_>) -> Result<Vec<Element>, SnapshotError> {
-        for pause in LOST_ANSWER_PAUSES {
-            tokio::time::sleep(pause).await;
-            let found = self.marked(request.planned, request.marker).await?;
-            if self.sort(request, &found).is_ok() {
-                return Ok(found);
-            }
-        }
-        Ok(Vec::new())
-    }
-
-    /// A lost call that showed its snapshots only after it was made again.
-    async fn remove_doubles(&self, request: &CreateRequest<'_>, created: &[Element]) {
-        let kept: Vec<_> = created.iter().filter_map(|item| item.text("snapshotId")).collect();
-        let marked = self.marked(request.planned, request.marker).await.unwrap_or_default();
-        for double in marked.iter().filter_map(snapshot_name) {
-            if !kept.contains(&double.identifier())
-                && let Err(error) = self.delete(&double).await
-            {
-                tracing::warn!(%error, "could not delete a snapshot that was created twice");
-            }
-        }
-    }
-
-    /// The snapshots of these volumes that carry the marker.
-    async fn marked(
-        &self,
-        planned: &[PlannedSnapshot],
-        marker: &str,
-    ) -> Result<Vec<Element>, SnapshotError> {
-        let volumes = planned.iter().map(|planned| planned.volume.id.as_str());
-        let params = Params::default().list("Owner", ["self"]).filter("volume-id", volumes);
-        let found = self.ec2.describe("DescribeSnapshots", params, "snapshotSet").await;
-        let found = found.map_err(|error| SnapshotError::of_call("look for snapshots", &error))?;
-        Ok(found.into_iter().filter(|item| item.text("description") == Some(marker)).collect())
-    }
-
-    /// The record of each planned snapshot, by its volume.
-    fn sort(
-        &self,
-        request: &CreateRequest<'_>,
-        set: &[Element],
-    ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        let record = |planned: &PlannedSnapshot| {
-            let volume = planned.volume.id.as_str();
-            let found = set.iter().find(|item| item.text("volumeId") == Some(volume));
-            found.and_then(|item| record_of(item, planned)).ok_or_else(|| {
-                let message = format!("no snapshot of volume \"{volume}\" was created");
-                SnapshotError::new(SnapshotErrorKind::Broken, message)
-            })
-        };
-        request.planned.iter().map(record).collect()
-    }
-
-    /// Gives each snapshot its own name: `CreateSnapshots` gives all the same tags.
-    async fn name_each(
-        &self,
-        planned: &[PlannedSnapshot],
-        records: &[SnapshotRecord],
-    ) -> Result<(), SnapshotError> {
-        let name = async |planned: &PlannedSnapshot, record: &SnapshotRecord| {
-            let id = record.identifier();
-            let tags = [("Name".to_string(), planned.name.clone())];
-            let params = Params::default().list("ResourceId", [id]).tag_list("Tag", &tags);
-            let named = self.settled("CreateTags", &params).await;
-            named
-                .map_err(|error| SnapshotError::of_call(&format!("name snapshot \"{id}\""), &error))
-        };
-        try_join_all(planned.iter().zip(records).map(|(planned, record)| name(planned, record)))
-            .await
-            .map(drop)
-    }
-
-    /// One call per volume, all at the same time.
-    async fn create_each(
-        &self,
-        request: &CreateRequest<'_>,
-    ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        // All are answered before the first failure is told: nothing is created behind our back.
-        let each = request.planned.iter().map(|planned| self.create_one(request, planned));
-        join_all(each).await.into_iter().collect()
-    }
-
-    async fn create_one(
-        &self,
-        request: &CreateRequest<'_>,
-        planned: &PlannedSnapshot,
-    ) -> Result<SnapshotRecord, SnapshotError> {
-        let volume = &planned.volume.id;
-        let params = Params::default()
-            .with("VolumeId", volume)
-            .with("Description", request.marker)
-            .tags("snapshot", &tags(request, &planned.name));
-        let action = format!("create snapshot \"{}\" of volume \"{volume}\"", planned.name);
-        let one = CreateRequest { planned: std::slice::from_ref(planned), ..request.clone() };
-        let created = self.create_once("CreateSnapshot", &params, &one).await;
-        let created = created.map_err(|error| match error {
-            Uncreated::Call(error) => SnapshotError::of_call(&action, &error),
-            Uncreated::Look(error) => error,
-        })?;
-        let item = created.first().cloned().unwrap_or_default();
-        if item.text("status") == Some("error") {
-            let message = format!("could not {action}: its state is \"error\"");
-            return Err(SnapshotError::new(SnapshotErrorKind::Broken, message));
-        }
-        record_of(&item, planned).ok_or_else(|| {
-            let message = format!("could not {action}: the answer names no snapshot");
-            SnapshotError::new(SnapshotErrorKind::Broken, message)
-        })
+    pub(crate) fn made(&self) -> MutexGuard<'_, BTreeMap<String, Made>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A call on something that was made a moment ago and may not be seen everywhere yet.
@@ -317,13 +144,7 @@ impl SnapshotCloud for Aws {
         &self,
         request: &CreateRequest<'_>,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        if request.planned.len() > 1
-            && let Some(records) = self.create_together(request).await?
-        {
-            self.name_each(request.planned, &records).await?;
-            return Ok(records);
-        }
-        self.create_each(request).await
+        self.create_all(request).await
     }
 
     async fn states(
@@ -378,37 +199,56 @@ impl SnapshotCloud for Aws {
         })
     }
 
+    fn check_plan(&self, planned: &[PlannedSnapshot]) -> Result<(), SnapshotError> {
+        // Any text is a tag's value; equal ones do not hurt, because identifiers differ.
+        for one in planned {
+            check_names(std::slice::from_ref(one), NAME_MAX, |_| true, "")?;
+        }
+        Ok(())
+    }
+
     async fn find(
         &self,
-        _name: &str,
-        volume_id: &str,
+        _: &[ExpectedSnapshot],
         marker: &str,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        let params = Params::default().list("Owner", ["self"]).filter("volume-id", [volume_id]);
-        let found = self.ec2.describe("DescribeSnapshots", params, "snapshotSet").await;
-        let found = found.map_err(|error| {
-            SnapshotError::of_call(&format!("look for snapshots of volume \"{volume_id}\""), &error)
-        })?;
-        // The name alone would do for others too: theirs must not be deleted.
-        let ours = |item: &&Element| item.text("description") == Some(marker);
-        Ok(found.iter().filter(ours).filter_map(snapshot_name).collect())
+        // Names would do for others too, and theirs must not be deleted; volumes are not enough.
+        let found = self.marked(marker).await?;
+        let mut records: Vec<SnapshotRecord> = found.iter().filter_map(snapshot_name).collect();
+        let unseen = self.made().clone().into_values().filter(|made| made.marker == marker);
+        for made in unseen {
+            if !records.iter().any(|record| record.identifier() == made.record.identifier()) {
+                records.push(made.record);
+            }
+        }
+        Ok(records)
     }
 
     async fn delete(&self, snapshot: &SnapshotRecord) -> Result<Deletion, SnapshotError> {
         let id = snapshot.identifier();
         let params = Params::default().with("SnapshotId", id);
-        match self.ec2.call("DeleteSnapshot", &params, Repeat::Freely).await {
-            Ok(_) => Ok(Deletion::Deleted),
-            Err(error) if error.has_code(&["InvalidSnapshot.NotFound"]) => Ok(Deletion::Absent),
-            Err(error) if error.has_code(&["SnapshotLocked"]) => {
-                let message = format!("cannot delete snapshot \"{id}\": it is locked");
-                Err(SnapshotError::new(SnapshotErrorKind::Locked, message).hint(
-                    "A governance lock can be lifted (ec2:UnlockSnapshot); a compliance lock must \
-                     expire.",
-                ))
+        let mut pauses = LOST_ANSWER_PAUSES.into_iter();
+        let mut not_found = None;
+        loop {
+            let error = match self.ec2.call("DeleteSnapshot", &params, Repeat::Freely).await {
+                Ok(_) => break,
+                Err(error) => error,
+            };
+            if !error.has_code(&["InvalidSnapshot.NotFound"]) {
+                return Err(refused_deletion(id, &error));
             }
-            Err(error) => Err(SnapshotError::of_call(&format!("delete snapshot \"{id}\""), &error)),
+            // One of ours may only not be seen yet, and would stay.
+            let ours = self.made().contains_key(id);
+            match pauses.next().filter(|_| ours) {
+                Some(pause) => tokio::time::sleep(pause.min(self.retry.delay_max)).await,
+                None => {
+                    not_found = Some(Deletion::Absent);
+                    break;
+                }
+            }
         }
+        self.made().remove(id);
+        Ok(not_found.unwrap_or(Deletion::Deleted))
     }
 
     async fn create_volume(
@@ -427,17 +267,19 @@ impl SnapshotCloud for Aws {
     }
 }
 
-/// The snapshot's name and the user's tags. A `Name` of the user would only be overwritten.
-fn tags(request: &CreateRequest<'_>, name: &str) -> Vec<(String, String)> {
-    let users = request.tags.iter().filter(|(key, _)| key != "Name").cloned();
-    std::iter::once(("Name".to_string(), name.to_string())).chain(users).collect()
-}
-
-/// Whether a failure means that the call itself is not to be had, so that another may be.
-fn is_not_offered(error: &ApiError) -> bool {
-    error.is_denied()
-        || error.status == Some(501)
-        || error.has_code(&["InvalidAction", "UnsupportedOperation", "Unsupported"])
+fn refused_deletion(id: &str, error: &ApiError) -> SnapshotError {
+    if error.has_code(&["SnapshotLocked"]) {
+        let message = format!("cannot delete snapshot \"{id}\": it is locked");
+        return SnapshotError::new(SnapshotErrorKind::Locked, message).hint(
+            "A governance lock can be lifted (ec2:UnlockSnapshot); a compliance lock must expire.",
+        );
+    }
+    if error.has_code(&["InvalidSnapshot.InUse"]) {
+        let message = format!("cannot delete snapshot \"{id}\": an image was made of it: {error}");
+        return SnapshotError::new(SnapshotErrorKind::Call, message)
+            .hint("Deregister the AMI that uses it, then delete the backup again.");
+    }
+    SnapshotError::of_call(&format!("delete snapshot \"{id}\""), error)
 }
 
 fn missing_instance(name: &str) -> SnapshotError {

@@ -6,15 +6,22 @@
 use crate::cloud::{ApiError, Repeat};
 use crate::snapshot::aws::Aws;
 use crate::snapshot::aws_answers::volume_of;
+use crate::snapshot::aws_create::LOST_ANSWER_PAUSES;
 use crate::snapshot::ec2::Params;
+use crate::snapshot::pause::Pauses;
 use crate::snapshot::xml::Element;
-use crate::snapshot::{AttachedVolume, SnapshotError, SnapshotErrorKind, VolumeRequest};
+use crate::snapshot::{AttachedVolume, Patience, SnapshotError, SnapshotErrorKind, VolumeRequest};
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 /// General purpose, the cheapest that every region has.
 const VOLUME_TYPE: &str = "gp3";
 
 const PAUSE_MIN: Duration = Duration::from_millis(500);
+
+/// How long a volume may refuse to be deleted.
+const DELETE_PATIENCE: Patience =
+    Patience { timeout: Duration::from_secs(300), pause_max: Duration::from_secs(5) };
 
 /// Names that EC2 recommends for data volumes.
 /// Source: "Device names for volumes on Amazon EC2 instances".
@@ -24,7 +31,8 @@ pub async fn create(
     aws: &Aws,
     request: &VolumeRequest<'_>,
 ) -> Result<AttachedVolume, SnapshotError> {
-    let made = match find(aws, request).await?.into_iter().next() {
+    let usable = |volume: &Element| volume.text("status") != Some("error");
+    let made = match find(aws, request).await?.into_iter().find(usable) {
         Some(volume) => volume,
         None => make(aws, request).await?,
     };
@@ -52,17 +60,36 @@ pub async fn discard(aws: &Aws, request: &VolumeRequest<'_>) -> Result<(), Snaps
             gone_is_fine(detached, &format!("detach volume \"{id}\""))?;
             wait(aws, request, &id, &["available"]).await?;
         }
-        let deleted = aws.ec2.call("DeleteVolume", &params, Repeat::Freely).await;
-        gone_is_fine(deleted, &format!("delete volume \"{id}\""))?;
+        delete(aws, &id).await?;
     }
     Ok(())
+}
+
+/// Deletes a volume, which EC2 refuses while it is being made, or for a moment after it was
+/// detached. Taking that for the end would leave it, and somebody paying for it.
+async fn delete(aws: &Aws, id: &str) -> Result<(), SnapshotError> {
+    let params = Params::default().with("VolumeId", id);
+    let mut pauses = Pauses::new(DELETE_PATIENCE, None);
+    let what = format!("deletion of volume \"{id}\"");
+    loop {
+        match aws.ec2.call("DeleteVolume", &params, Repeat::Freely).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.has_code(&["InvalidVolume.NotFound"]) => return Ok(()),
+            Err(error) if error.has_code(&["VolumeInUse", "IncorrectState"]) => {
+                pauses.rest_after(&what, &error).await?;
+            }
+            Err(error) => {
+                return Err(SnapshotError::of_call(&format!("delete volume \"{id}\""), &error));
+            }
+        }
+    }
 }
 
 async fn find(aws: &Aws, request: &VolumeRequest<'_>) -> Result<Vec<Element>, SnapshotError> {
     let params = Params::default()
         .filter("tag:Name", [request.name])
         .filter("snapshot-id", [request.snapshot.identifier()])
-        .filter("status", ["creating", "available", "in-use"]);
+        .filter("status", ["creating", "available", "in-use", "error"]);
     let found = aws.ec2.describe("DescribeVolumes", params, "volumeSet").await;
     found.map_err(|error| {
         SnapshotError::of_call(&format!("look for volume \"{}\"", request.name), &error)
@@ -81,15 +108,28 @@ async fn make(aws: &Aws, request: &VolumeRequest<'_>) -> Result<Element, Snapsho
         request.name,
         request.snapshot.identifier()
     );
-    match aws.ec2.call("CreateVolume", &params, Repeat::OnlyIfSurelyNot).await {
-        Ok(volume) => Ok(volume),
-        Err(error) if error.may_have_happened => {
-            tokio::time::sleep(PAUSE_MIN).await;
-            let found = find(aws, request).await?.into_iter().next();
-            found.ok_or_else(|| SnapshotError::of_call(&action, &error))
+    // Repeated with the same token, a request that was heard makes nothing new.
+    let params = params.with("ClientToken", token(request));
+    let error = match aws.ec2.call("CreateVolume", &params, Repeat::Freely).await {
+        Ok(volume) => return Ok(volume),
+        Err(error) => error,
+    };
+    if error.may_have_happened {
+        // What is not seen cannot be taken away either, so it is given time to show.
+        for pause in LOST_ANSWER_PAUSES {
+            tokio::time::sleep(pause.min(aws.retry.delay_max)).await;
+            if let Some(volume) = find(aws, request).await?.into_iter().next() {
+                return Ok(volume);
+            }
         }
-        Err(error) => Err(SnapshotError::of_call(&action, &error)),
     }
+    Err(SnapshotError::of_call(&action, &error))
+}
+
+/// Differs between calls of this function alone.
+fn token(request: &VolumeRequest<'_>) -> String {
+    let random = RandomState::new().hash_one(request.name);
+    format!("barman-cloud-{random:016x}-{}", std::process::id())
 }
 
 async fn attach(aws: &Aws, request: &VolumeRequest<'_>, id: &str) -> Result<(), SnapshotError> {

@@ -5,17 +5,19 @@
 //! at once and its data follows, as `completionPercent` tells. Devices: azure-vm-utils and the
 //! older Azure agent rules, which link logical unit numbers in `/dev/disk/azure`.
 
-use crate::cloud::{ApiClient, ApiError, Environment, ResourceManagerSettings};
+use crate::cloud::{ApiClient, ApiError, Environment, RETRY_AFTER_MAX, ResourceManagerSettings};
 use crate::flow::Cancel;
 use crate::snapshot::azure_manager::{
     Change, Outcome, Progress, ResourceManager, Tracking, is_busy, is_locked, name_of,
     provisioning_state,
 };
 use crate::snapshot::pause::Pauses;
+use crate::snapshot::pending::{MARKER_TAG, check_names};
 use crate::snapshot::{
-    AttachedVolume, AzureSnapshot, CreateRequest, Deletion, DeviceClues, DiskFilter, Instance,
-    Patience, PlannedSnapshot, ProviderRecord, SnapshotCloud, SnapshotError, SnapshotErrorKind,
-    SnapshotLock, SnapshotOptions, SnapshotRecord, SnapshotState, VolumeRequest,
+    AttachedVolume, AzureSnapshot, CreateRequest, Deletion, DeviceClues, DiskFilter,
+    ExpectedSnapshot, Instance, Patience, PlannedSnapshot, ProviderRecord, SnapshotCloud,
+    SnapshotError, SnapshotErrorKind, SnapshotLock, SnapshotOptions, SnapshotRecord, SnapshotState,
+    VolumeRequest,
 };
 use async_trait::async_trait;
 use futures::future::{join_all, try_join_all};
@@ -23,7 +25,7 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use url::Url;
 
 /// One resource group.
@@ -40,9 +42,12 @@ pub struct Azure {
 enum Known {
     /// It was there before we asked, so it is not ours.
     Foreign,
-    /// Asked for, and perhaps where its progress is told.
-    Asked(Option<Tracking>),
+    /// Asked for, and perhaps where its progress is told, not before when.
+    Asked(Option<(Tracking, Instant)>),
 }
+
+/// How long the name of a snapshot may be.
+const NAME_MAX: usize = 80;
 
 /// How long deletions are waited for.
 pub(crate) const DELETE_PATIENCE: Patience =
@@ -106,10 +111,14 @@ impl Azure {
         attached_volume(attached, &disk)
     }
 
-    async fn create_one(&self, planned: &PlannedSnapshot) -> Result<SnapshotRecord, SnapshotError> {
+    async fn create_one(
+        &self,
+        planned: &PlannedSnapshot,
+        marker: &str,
+    ) -> Result<SnapshotRecord, SnapshotError> {
         let name = planned.name.as_str();
         let action = format!("create snapshot \"{name}\" of disk \"{}\"", planned.disk);
-        let failed = |error: ApiError| refused_name(&error, &action, name);
+        let failed = |error: ApiError| SnapshotError::of_call(&action, &error);
         let id = self.id("snapshots", name);
         // PUT also updates: one that is there would be taken for new, with its old data.
         if self.manager.get(&id).await.map_err(failed)?.is_some() {
@@ -119,6 +128,7 @@ impl Azure {
         }
         let body = json!({
             "location": planned.volume.location,
+            "tags": {MARKER_TAG: marker},
             "properties": {
                 "incremental": true,
                 "creationData": {
@@ -131,7 +141,8 @@ impl Azure {
         self.known().insert(name.to_string(), Known::Asked(None));
         match self.manager.begin(Method::PUT, &id, Some(&body)).await {
             Ok(answer) => {
-                let tracking = self.manager.tracking(&answer);
+                let when = look_at(answer.retry_after());
+                let tracking = self.manager.tracking(&answer).map(|tracking| (tracking, when));
                 self.known().insert(name.to_string(), Known::Asked(tracking));
             }
             // The first request was heard, its answer lost, and the repeated one met it.
@@ -158,9 +169,17 @@ impl Azure {
             Some(Known::Asked(tracking)) => tracking.clone(),
             Some(Known::Foreign) | None => None,
         };
-        if let Some(tracking) = tracking {
+        if let Some((tracking, when)) = tracking {
+            // Asked too early it would only tell the same, and count against our rate.
+            if Instant::now() < when {
+                return Ok(SnapshotState::Creating);
+            }
             match self.manager.look(&tracking).await.map_err(failed)? {
-                Progress::Running { .. } => return Ok(SnapshotState::Creating),
+                Progress::Running { retry_after } => {
+                    let next = Known::Asked(Some((tracking, look_at(retry_after))));
+                    self.known().insert(name.to_string(), next);
+                    return Ok(SnapshotState::Creating);
+                }
                 Progress::Failed { reason } => return Ok(SnapshotState::Failed { reason }),
                 Progress::Done | Progress::Untold => {
                     self.known().insert(name.to_string(), Known::Asked(None));
@@ -169,6 +188,42 @@ impl Azure {
         }
         let found = self.manager.get(&self.id("snapshots", name)).await.map_err(failed)?;
         Ok(found.map_or(SnapshotState::Creating, |found| state_of(&found)))
+    }
+
+    async fn find_one(
+        &self,
+        expected: &ExpectedSnapshot,
+        marker: &str,
+    ) -> Result<Option<SnapshotRecord>, SnapshotError> {
+        let name = expected.name.as_str();
+        let known = self.known().get(name).cloned();
+        if matches!(known, Some(Known::Foreign)) {
+            return Ok(None);
+        }
+        let action = format!("look for snapshot \"{name}\"");
+        let mut pauses = Pauses::new(LATE_PATIENCE, None);
+        loop {
+            let found = self.manager.get(&self.id("snapshots", name)).await;
+            let found = found.map_err(|error| SnapshotError::of_call(&action, &error))?;
+            if let Some(found) = found {
+                let data = &found["properties"]["creationData"];
+                let source = data["sourceResourceId"].as_str().unwrap_or_default();
+                // A namesake of another run is not ours to touch. Without the tag it is of a
+                // release that set none.
+                let tag = found["tags"][MARKER_TAG].as_str();
+                let ours = source.eq_ignore_ascii_case(&expected.volume_id)
+                    && tag.is_none_or(|tag| tag == marker);
+                let record = SnapshotRecord::Azure(AzureSnapshot {
+                    location: found["location"].as_str().map(str::to_string),
+                    lun: None,
+                    snapshot_name: name.to_string(),
+                });
+                return Ok(ours.then_some(record));
+            }
+            if known.is_none() || pauses.rest(&action, None).await.is_err() {
+                return Ok(None);
+            }
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
@@ -216,7 +271,7 @@ impl SnapshotCloud for Azure {
         &self,
         request: &CreateRequest<'_>,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        let all = request.planned.iter().map(|planned| self.create_one(planned));
+        let all = request.planned.iter().map(|planned| self.create_one(planned, request.marker));
         // Every request is answered before the first failure is told.
         join_all(all).await.into_iter().collect()
     }
@@ -245,36 +300,19 @@ impl SnapshotCloud for Azure {
         Err(SnapshotError::new(SnapshotErrorKind::Unsupported, message))
     }
 
+    fn check_plan(&self, planned: &[PlannedSnapshot]) -> Result<(), SnapshotError> {
+        let rule = "Names have letters, digits, \"_\", \"-\" and \".\" here, begin with a letter \
+                    or digit and do not end with \"-\" or \".\".";
+        check_names(planned, NAME_MAX, is_name, rule)
+    }
+
     async fn find(
         &self,
-        name: &str,
-        volume_id: &str,
-        _marker: &str,
+        expected: &[ExpectedSnapshot],
+        marker: &str,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        let known = self.known().get(name).cloned();
-        if matches!(known, Some(Known::Foreign)) {
-            return Ok(Vec::new());
-        }
-        let action = format!("look for snapshot \"{name}\"");
-        let mut pauses = Pauses::new(LATE_PATIENCE, None);
-        loop {
-            let found = self.manager.get(&self.id("snapshots", name)).await;
-            let found = found.map_err(|error| SnapshotError::of_call(&action, &error))?;
-            if let Some(found) = found {
-                let data = &found["properties"]["creationData"];
-                let source = data["sourceResourceId"].as_str().unwrap_or_default();
-                let record = SnapshotRecord::Azure(AzureSnapshot {
-                    location: found["location"].as_str().map(str::to_string),
-                    lun: None,
-                    snapshot_name: name.to_string(),
-                });
-                let ours = source.eq_ignore_ascii_case(volume_id);
-                return Ok(if ours { vec![record] } else { Vec::new() });
-            }
-            if known.is_none() || pauses.rest(&action, None).await.is_err() {
-                return Ok(Vec::new());
-            }
-        }
+        let all = expected.iter().map(|expected| self.find_one(expected, marker));
+        Ok(try_join_all(all).await?.into_iter().flatten().collect())
     }
 
     async fn delete(&self, snapshot: &SnapshotRecord) -> Result<Deletion, SnapshotError> {
@@ -298,7 +336,7 @@ impl SnapshotCloud for Azure {
                     return Err(SnapshotError::new(SnapshotErrorKind::Locked, message));
                 }
                 // Its creation, or an earlier deletion, is still under way.
-                Err(error) if is_busy(&error) => pauses.rest(&what, None).await?,
+                Err(error) if is_busy(&error) => pauses.rest_after(&what, &error).await?,
                 Err(error) => {
                     let action = format!("delete snapshot \"{name}\"");
                     return Err(SnapshotError::of_call(&action, &error));
@@ -389,14 +427,17 @@ fn state_of(snapshot: &Value) -> SnapshotState {
     }
 }
 
-fn refused_name(error: &ApiError, action: &str, name: &str) -> SnapshotError {
-    let told = SnapshotError::of_call(action, error);
-    match name.len() > 80 && error.status == Some(400) {
-        true => told.hint(
-            "Names of snapshots have at most 80 characters here, which leaves 64 for the disk's.",
-        ),
-        false => told,
-    }
+/// When an operation shall be looked at next.
+fn look_at(retry_after: Option<Duration>) -> Instant {
+    Instant::now() + retry_after.unwrap_or_default().min(RETRY_AFTER_MAX)
+}
+
+/// What Azure takes for the name of a snapshot.
+/// Source: "Naming rules and restrictions for Azure resources", Microsoft.Compute.
+fn is_name(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !name.ends_with(['-', '.'])
 }
 
 #[cfg(test)]

@@ -158,15 +158,25 @@ impl ResourceManager {
         if let Some(tracking) = self.tracking(answer) {
             loop {
                 pauses.rest(change.what, retry_after).await?;
-                match self.look(&tracking).await.map_err(failed)? {
-                    Progress::Done | Progress::Untold => break,
-                    Progress::Running { retry_after: asked } => retry_after = asked,
-                    Progress::Failed { reason } => return Err(broken(&reason)),
+                match self.look(&tracking).await {
+                    Ok(Progress::Done | Progress::Untold) => break,
+                    Ok(Progress::Running { retry_after: asked }) => retry_after = asked,
+                    Ok(Progress::Failed { reason }) => return Err(broken(&reason)),
+                    // It says nothing of the change, which goes on.
+                    Err(error) if error.passing => pauses.rest_after(change.what, &error).await?,
+                    Err(error) => return Err(failed(error)),
                 }
             }
         }
         loop {
-            let found = self.get(change.id).await.map_err(failed)?;
+            let found = match self.get(change.id).await {
+                Ok(found) => found,
+                Err(error) if error.passing => {
+                    pauses.rest_after(change.what, &error).await?;
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            };
             let state = found.as_ref().map(provisioning_state);
             match (change.outcome, state) {
                 (Outcome::Absent, None) | (Outcome::Present, Some("Succeeded")) => return Ok(()),
@@ -218,9 +228,30 @@ pub fn name_of(id: &str) -> &str {
     id.rsplit('/').next().unwrap_or(id)
 }
 
-/// Another change of the resource is under way: ask again later. A lock of the scope is none.
+/// Refusals that pass by themselves: something else changes the resource just now. All others
+/// with status 409 are verdicts (a full machine, an exhausted quota, a lock, a property that
+/// cannot be changed) and waiting for them is waiting in vain.
+/// Sources: "Troubleshoot common Azure deployment errors", "Azure REST API reference, Compute";
+/// as met by users of the Azure CLI and of Kubernetes' disk driver.
+const PASSING: &[&str] = &[
+    "AnotherOperationInProgress",
+    "AttachDiskWhileBeingDetached",
+    "Conflict",
+    "ConflictingConcurrentWriteNotAllowed",
+    "OperationPreempted",
+    "OperationPreemptedByAnotherOperation",
+    "RetryableError",
+    "RetryableErrorDueToAnotherOperation",
+];
+
+/// Another change of the resource is under way: ask again later.
 pub fn is_busy(error: &ApiError) -> bool {
-    error.status == Some(409) && !is_locked(error)
+    matches!(error.status, Some(409 | 412)) && error.has_code(PASSING)
+}
+
+/// Refused as the thing is now: a disk that is attached, a machine that is full.
+pub fn is_not_allowed(error: &ApiError) -> bool {
+    error.status == Some(409) && error.has_code(&["OperationNotAllowed"])
 }
 
 /// Source: "Lock your resources to protect your infrastructure".
@@ -246,8 +277,35 @@ fn is_same_service(endpoint: &Url, url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::snapshot::azure_manager::is_same_service;
+    use crate::cloud::ApiError;
+    use crate::snapshot::azure_manager::{is_busy, is_same_service};
     use url::Url;
+
+    #[test]
+    fn only_refusals_that_pass_by_themselves_are_waited_for() {
+        let refused = |code: &str| ApiError {
+            status: Some(409),
+            code: Some(code.into()),
+            reason: code.into(),
+            may_have_happened: false,
+            passing: false,
+            hint: None,
+        };
+        for code in ["AnotherOperationInProgress", "Conflict", "AttachDiskWhileBeingDetached"] {
+            assert!(is_busy(&refused(code)), "{code}");
+        }
+        for code in [
+            "OperationNotAllowed",
+            "ScopeLocked",
+            "QuotaExceeded",
+            "SkuNotAvailable",
+            "PropertyChangeNotAllowed",
+            "SnapshotCountExceeded",
+            "anything new",
+        ] {
+            assert!(!is_busy(&refused(code)), "{code}");
+        }
+    }
 
     #[test]
     fn tokens_go_to_the_service_alone() {

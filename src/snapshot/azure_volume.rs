@@ -6,11 +6,22 @@
 
 use crate::flow::Cancel;
 use crate::snapshot::azure::{Azure, DELETE_PATIENCE, attached_volume, azure_record};
-use crate::snapshot::azure_manager::{Change, Outcome, is_busy, name_of, provisioning_state};
+use crate::snapshot::azure_manager::{
+    Change, Outcome, is_busy, is_not_allowed, name_of, provisioning_state,
+};
 use crate::snapshot::pause::Pauses;
 use crate::snapshot::{AttachedVolume, SnapshotError, SnapshotErrorKind, VolumeRequest};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// Sectors that only some kinds of disks have, and the kind that any machine in a zone takes.
+const LARGE_SECTOR_BYTES: u64 = 4096;
+const LARGE_SECTOR_SKU: &str = "PremiumV2_LRS";
+const ULTRA_SKU: &str = "UltraSSD_LRS";
+
+/// How long a disk may count as attached after it was detached.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 impl Azure {
     pub(crate) async fn make_volume(
@@ -37,7 +48,12 @@ impl Azure {
             return attached_volume(attached, &disk);
         }
         let what = format!("attachment of disk \"{}\"", request.name);
-        let body = json!({"dataDisksToAttach": [{"diskId": id}]});
+        // Ultra disks and Premium SSD v2 take no caching, and others default to some.
+        let large = disk["sku"]["name"] == LARGE_SECTOR_SKU || disk["sku"]["name"] == ULTRA_SKU;
+        let body = match large {
+            true => json!({"dataDisksToAttach": [{"diskId": id, "caching": "None"}]}),
+            false => json!({"dataDisksToAttach": [{"diskId": id}]}),
+        };
         self.change_disks(request, &body, &what, &mut pauses).await?;
         loop {
             let machine = self.machine_now(request).await?;
@@ -49,7 +65,9 @@ impl Azure {
     }
 
     /// The new disk is where the machine is, and of the kind of its system disk: the snapshot
-    /// does not tell that of its source.
+    /// does not tell that of its source. But a snapshot of 4096-byte sectors becomes a Premium
+    /// SSD v2 or an Ultra disk, nothing else.
+    /// Source: "Create an incremental snapshot for managed disks".
     async fn copy_snapshot(
         &self,
         request: &VolumeRequest<'_>,
@@ -71,7 +89,11 @@ impl Azure {
             body["zones"] = machine["zones"].clone();
         }
         let system = &machine["properties"]["storageProfile"]["osDisk"]["managedDisk"];
-        if system["storageAccountType"].is_string() {
+        let sectors = self.sector_bytes(snapshot).await?;
+        if sectors == Some(LARGE_SECTOR_BYTES) {
+            body["sku"] = json!({"name": LARGE_SECTOR_SKU});
+            body["properties"]["creationData"]["logicalSectorSize"] = json!(LARGE_SECTOR_BYTES);
+        } else if system["storageAccountType"].is_string() {
             body["sku"] = json!({"name": system["storageAccountType"]});
         }
         let action = format!("create disk \"{}\" of snapshot \"{snapshot}\"", request.name);
@@ -83,7 +105,7 @@ impl Azure {
                 self.manager.finish(&answer, &change, pauses).await?;
             }
             // An earlier request is under way: ours, whose answer was lost, or another run's.
-            Err(error) if is_busy(&error) => {}
+            Err(error) if is_busy(&error) => pauses.rest_after(&what, &error).await?,
             Err(error) => return Err(SnapshotError::of_call(&action, &error)),
         }
         loop {
@@ -96,6 +118,19 @@ impl Azure {
                 _ => pauses.rest(&what, None).await?,
             }
         }
+    }
+
+    /// The size of the sectors that disks of this snapshot have; only Ultra disks and Premium
+    /// SSD v2 tell one.
+    async fn sector_bytes(&self, snapshot: &str) -> Result<Option<u64>, SnapshotError> {
+        let action = format!("describe snapshot \"{snapshot}\"");
+        let found = self.manager.get(&self.id("snapshots", snapshot)).await;
+        let found = found.map_err(|error| SnapshotError::of_call(&action, &error))?;
+        let Some(found) = found else {
+            let message = format!("snapshot \"{snapshot}\" does not exist");
+            return Err(SnapshotError::new(SnapshotErrorKind::Absent, message));
+        };
+        Ok(found["properties"]["creationData"]["logicalSectorSize"].as_u64())
     }
 
     /// Attaches or detaches, once the machine takes changes.
@@ -114,7 +149,7 @@ impl Azure {
                     let change = Change { id: machine, outcome: Outcome::Present, what };
                     return self.manager.finish(&answer, &change, pauses).await;
                 }
-                Err(error) if is_busy(&error) => pauses.rest(what, None).await?,
+                Err(error) if is_busy(&error) => pauses.rest_after(what, &error).await?,
                 Err(error) => {
                     let action =
                         format!("change the disks of instance \"{}\"", request.instance.name);
@@ -137,6 +172,7 @@ impl Azure {
             self.change_disks(request, &body, &what, &mut pauses).await?;
         }
         let what = format!("deletion of disk \"{}\"", request.name);
+        let detached_ago = Instant::now();
         loop {
             match self.manager.begin(Method::DELETE, &id, None).await {
                 Ok(answer) if answer.status == StatusCode::NO_CONTENT => return Ok(()),
@@ -145,7 +181,11 @@ impl Azure {
                     return self.manager.finish(&answer, &change, &mut pauses).await;
                 }
                 Err(error) if error.has_code(&["ResourceNotFound", "NotFound"]) => return Ok(()),
-                Err(error) if is_busy(&error) => pauses.rest(&what, None).await?,
+                Err(error) if is_busy(&error) => pauses.rest_after(&what, &error).await?,
+                // Attached, it says. For a moment that may still be the attachment that is gone.
+                Err(error) if is_not_allowed(&error) && detached_ago.elapsed() < SETTLED_AFTER => {
+                    pauses.rest_after(&what, &error).await?;
+                }
                 Err(error) => {
                     let action = format!("delete disk \"{}\"", request.name);
                     return Err(SnapshotError::of_call(&action, &error));

@@ -49,12 +49,15 @@ pub trait SnapshotCloud: fmt::Debug + Send + Sync {
         lock: &SnapshotLock,
     ) -> Result<SnapshotRecord, SnapshotError>;
 
-    /// Finds snapshots that a broken run may have left: those of volume `volume_id` that carry
-    /// the marker of the run or, where names are unique, have the name.
+    /// Refuses a plan whose snapshots the cloud would not make or which could not be restored:
+    /// names, and what else is known beforehand. Nothing is asked.
+    fn check_plan(&self, planned: &[PlannedSnapshot]) -> Result<(), SnapshotError>;
+
+    /// Finds snapshots that a broken run may have left: those that carry its marker, of
+    /// whatever volume, and where names are unique, the expected ones.
     async fn find(
         &self,
-        name: &str,
-        volume_id: &str,
+        expected: &[ExpectedSnapshot],
         marker: &str,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError>;
 
@@ -76,12 +79,19 @@ pub trait SnapshotCloud: fmt::Debug + Send + Sync {
     async fn discard_volume(&self, request: &VolumeRequest<'_>) -> Result<(), SnapshotError>;
 }
 
+/// A snapshot that a run may have made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExpectedSnapshot {
+    pub name: String,
+    pub volume_id: String,
+}
+
 /// The snapshots of one backup.
 #[derive(Clone, Debug)]
 pub struct CreateRequest<'a> {
     pub instance: &'a Instance,
     pub planned: &'a [PlannedSnapshot],
-    /// A text that is unique to the backup, stored as description where the cloud has one.
+    /// A text that is unique to the run, stored with each snapshot: as description or tag.
     pub marker: &'a str,
     /// Keys and values for clouds that have tags on snapshots.
     pub tags: &'a [(String, String)],

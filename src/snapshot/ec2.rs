@@ -95,6 +95,7 @@ impl Ec2 {
             code: None,
             reason: format!("the answer cannot be understood: {reason}"),
             may_have_happened: true,
+            passing: true,
             hint: None,
         })
     }
@@ -125,6 +126,7 @@ impl Ec2 {
             code: None,
             reason: format!("the answer has more than {PAGES_MAX} pages"),
             may_have_happened: false,
+            passing: false,
             hint: None,
         })
     }

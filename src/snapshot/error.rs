@@ -35,7 +35,9 @@ pub enum SnapshotErrorKind {
     Broken,
     TimedOut,
     Denied,
-    /// Refused, or not answered.
+    /// Throttled or not answered: the same question may be answered later.
+    Unanswered,
+    /// Refused.
     Call,
     Cancelled,
 }
@@ -52,9 +54,10 @@ impl SnapshotError {
 
     /// `action` names what was tried and on which object: `create snapshot "x" of volume "y"`.
     pub fn of_call(action: &str, error: &ApiError) -> Self {
-        let kind = match error.is_denied() {
-            true => SnapshotErrorKind::Denied,
-            false => SnapshotErrorKind::Call,
+        let kind = match (error.passing, error.is_denied()) {
+            (true, _) => SnapshotErrorKind::Unanswered,
+            (false, true) => SnapshotErrorKind::Denied,
+            (false, false) => SnapshotErrorKind::Call,
         };
         Self { kind, message: format!("could not {action}: {error}"), hint: error.hint.clone() }
     }

@@ -12,10 +12,12 @@ use crate::cloud::{ApiClient, ApiError, ComputeEngineSettings, Environment};
 use crate::flow::Cancel;
 use crate::snapshot::google_compute::{Compute, name_of, path_of};
 use crate::snapshot::pause::Pauses;
+use crate::snapshot::pending::check_names;
 use crate::snapshot::{
-    AttachedVolume, CreateRequest, Deletion, DeviceClues, DiskFilter, GoogleSnapshot, Instance,
-    Patience, PlannedSnapshot, ProviderRecord, SnapshotCloud, SnapshotError, SnapshotErrorKind,
-    SnapshotLock, SnapshotOptions, SnapshotRecord, SnapshotState, VolumeRequest,
+    AttachedVolume, CreateRequest, Deletion, DeviceClues, DiskFilter, ExpectedSnapshot,
+    GoogleSnapshot, Instance, Patience, PlannedSnapshot, ProviderRecord, SnapshotCloud,
+    SnapshotError, SnapshotErrorKind, SnapshotLock, SnapshotOptions, SnapshotRecord, SnapshotState,
+    VolumeRequest,
 };
 use async_trait::async_trait;
 use futures::future::{join_all, try_join_all};
@@ -35,6 +37,9 @@ pub struct Google {
     /// and is not known to be over.
     begun: Mutex<BTreeMap<String, Option<String>>>,
 }
+
+/// How long the name of a snapshot may be.
+const NAME_MAX: usize = 63;
 
 /// How long deletions are waited for.
 pub(crate) const DELETE_PATIENCE: Patience =
@@ -118,7 +123,7 @@ impl Google {
                 if !error.may_have_happened {
                     self.begun().remove(name);
                 }
-                return Err(refused_name(&error, &action, name));
+                return Err(refused_name(&error, &action));
             }
         }
         Ok(SnapshotRecord::Google(GoogleSnapshot {
@@ -159,6 +164,36 @@ impl Google {
             }
             _ => SnapshotState::Creating,
         })
+    }
+
+    async fn find_one(
+        &self,
+        expected: &ExpectedSnapshot,
+        marker: &str,
+    ) -> Result<Option<SnapshotRecord>, SnapshotError> {
+        let name = expected.name.as_str();
+        let path = self.snapshot_path(None, name);
+        let action = format!("look for snapshot \"{name}\"");
+        let mut pauses = Pauses::new(LATE_PATIENCE, None);
+        loop {
+            let found = self.compute.get(&path).await;
+            let found = found.map_err(|error| SnapshotError::of_call(&action, &error))?;
+            if let Some(found) = found {
+                let source = found["sourceDisk"].as_str().unwrap_or_default();
+                let record = SnapshotRecord::Google(GoogleSnapshot {
+                    device_name: None,
+                    snapshot_name: name.to_string(),
+                    snapshot_project: Some(self.project.clone()),
+                });
+                // A namesake of another run is not ours to touch.
+                let ours = same_disk(source, &expected.volume_id) && found["description"] == marker;
+                return Ok(ours.then_some(record));
+            }
+            let asked_for = self.begun().contains_key(name);
+            if !asked_for || pauses.rest(&action, None).await.is_err() {
+                return Ok(None);
+            }
+        }
     }
 
     fn begun(&self) -> MutexGuard<'_, BTreeMap<String, Option<String>>> {
@@ -232,34 +267,19 @@ impl SnapshotCloud for Google {
         Err(SnapshotError::new(SnapshotErrorKind::Unsupported, message))
     }
 
+    fn check_plan(&self, planned: &[PlannedSnapshot]) -> Result<(), SnapshotError> {
+        let rule = "Names have lower-case letters, digits and \"-\" here, begin with a letter \
+                    and do not end with \"-\".";
+        check_names(planned, NAME_MAX, is_name, rule)
+    }
+
     async fn find(
         &self,
-        name: &str,
-        volume_id: &str,
+        expected: &[ExpectedSnapshot],
         marker: &str,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        let path = self.snapshot_path(None, name);
-        let action = format!("look for snapshot \"{name}\"");
-        let mut pauses = Pauses::new(LATE_PATIENCE, None);
-        loop {
-            let found = self.compute.get(&path).await;
-            let found = found.map_err(|error| SnapshotError::of_call(&action, &error))?;
-            if let Some(found) = found {
-                let source = found["sourceDisk"].as_str().unwrap_or_default();
-                let record = SnapshotRecord::Google(GoogleSnapshot {
-                    device_name: None,
-                    snapshot_name: name.to_string(),
-                    snapshot_project: Some(self.project.clone()),
-                });
-                // A namesake of another run is not ours to touch.
-                let ours = same_disk(source, volume_id) && found["description"] == marker;
-                return Ok(if ours { vec![record] } else { Vec::new() });
-            }
-            let asked_for = self.begun().contains_key(name);
-            if !asked_for || pauses.rest(&action, None).await.is_err() {
-                return Ok(Vec::new());
-            }
-        }
+        let all = expected.iter().map(|expected| self.find_one(expected, marker));
+        Ok(try_join_all(all).await?.into_iter().flatten().collect())
     }
 
     async fn delete(&self, snapshot: &SnapshotRecord) -> Result<Deletion, SnapshotError> {
@@ -277,7 +297,7 @@ impl SnapshotCloud for Google {
                 }
                 // Its creation, or an earlier deletion, is still under way.
                 Err(error) if error.has_code(&["resourceNotReady"]) => {
-                    pauses.rest(&what, None).await?;
+                    pauses.rest_after(&what, &error).await?;
                 }
                 Err(error) => {
                     let action = format!("delete snapshot \"{name}\"");
@@ -341,17 +361,19 @@ fn same_disk(one: &str, other: &str) -> bool {
     place(one) == place(other)
 }
 
-fn refused_name(error: &ApiError, action: &str, name: &str) -> SnapshotError {
+/// What Google takes for a name (RFC 1035), as `Snapshot.name` of the discovery document has it.
+fn is_name(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !name.ends_with('-')
+}
+
+fn refused_name(error: &ApiError, action: &str) -> SnapshotError {
     let told = SnapshotError::of_call(action, error);
-    if error.status == Some(409) {
-        return told.hint("A snapshot of this name was there before this backup.");
+    match error.has_code(&["alreadyExists"]) {
+        true => told.hint("A snapshot of this name was there before this backup."),
+        false => told,
     }
-    if error.status == Some(400) && name.len() > 63 {
-        return told.hint(
-            "Names of snapshots have at most 63 characters here, which leaves 47 for the disk's.",
-        );
-    }
-    told
 }
 
 #[cfg(test)]

@@ -90,10 +90,14 @@ impl Compute {
         let mut operation = operation;
         while !operation.done {
             pauses.rest(what, None).await?;
-            let looked = self.operation(&operation.path).await;
-            let action = format!("look at the {what}");
-            if let Some(found) = looked.map_err(|error| SnapshotError::of_call(&action, &error))? {
-                operation = found;
+            match self.operation(&operation.path).await {
+                Ok(Some(found)) => operation = found,
+                Ok(None) => {}
+                // It says nothing of the change, which goes on.
+                Err(error) if error.passing => pauses.rest_after(what, &error).await?,
+                Err(error) => {
+                    return Err(SnapshotError::of_call(&format!("look at the {what}"), &error));
+                }
             }
         }
         operation.warn(what);

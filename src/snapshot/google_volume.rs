@@ -73,7 +73,7 @@ impl Google {
             && let Some(boot) = self.disk_now(path_of(source)).await?
             && let Some(kind) = boot["type"].as_str()
         {
-            body["type"] = json!(path_of(kind));
+            body["type"] = json!(self.zonal(&request.instance.zone, "diskTypes", zonal_kind(kind)));
         }
         let zone = &request.instance.zone;
         let path = self.zonal(zone, "disks", "");
@@ -85,7 +85,7 @@ impl Google {
                 self.compute.finish(operation, &what, pauses).await
             }
             // Another run was faster; the caller looks at what it is.
-            Err(error) if error.status == Some(409) => Ok(()),
+            Err(error) if error.has_code(&["alreadyExists"]) => Ok(()),
             Err(error) => Err(SnapshotError::of_call(&action, &error)),
         }
     }
@@ -136,13 +136,24 @@ impl Google {
                 Ok(Some(operation)) => {
                     return self.compute.finish(operation, &what, &mut pauses).await;
                 }
-                Err(error) if is_passing(&error) => pauses.rest(&what, None).await?,
+                Err(error) if is_passing(&error) && !self.is_used_elsewhere(request).await? => {
+                    pauses.rest_after(&what, &error).await?;
+                }
                 Err(error) => {
                     let action = format!("delete disk \"{}\"", request.name);
                     return Err(SnapshotError::of_call(&action, &error));
                 }
             }
         }
+    }
+
+    /// Whether another machine has the disk: it will not be let go by waiting.
+    async fn is_used_elsewhere(&self, request: &VolumeRequest<'_>) -> Result<bool, SnapshotError> {
+        let path = self.zonal(&request.instance.zone, "disks", request.name);
+        let disk = self.disk_now(&path).await?.unwrap_or_default();
+        let users = disk["users"].as_array().cloned().unwrap_or_default();
+        let ours = name_of(&request.instance.id);
+        Ok(users.iter().filter_map(Value::as_str).any(|user| name_of(user) != ours))
     }
 
     async fn instance_now(&self, request: &VolumeRequest<'_>) -> Result<Value, SnapshotError> {
@@ -168,7 +179,30 @@ fn attachment<'a>(instance: &'a Value, disk: &str) -> Option<&'a Value> {
     attached.iter().find(|attached| attached["source"].as_str().map(path_of) == Some(disk))
 }
 
+/// The name of the type that a zonal disk must have to be as a disk of this type, which may be
+/// a regional one: its URL is of no use in a zone, and one type has another name there.
+/// Source: "About Hyperdisk Balanced High Availability".
+fn zonal_kind(url: &str) -> &str {
+    match name_of(url) {
+        "hyperdisk-balanced-high-availability" => "hyperdisk-balanced",
+        name => name,
+    }
+}
+
 /// Its creation, attachment or detachment is still under way.
 fn is_passing(error: &ApiError) -> bool {
     error.has_code(&["resourceNotReady", "resourceInUseByAnotherResource"])
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::snapshot::google_volume::zonal_kind;
+
+    #[test]
+    fn a_regional_disks_type_is_told_as_that_of_a_zonal_one() {
+        let regional = "https://h/compute/v1/projects/p/regions/r/diskTypes/pd-ssd";
+        assert_eq!(zonal_kind(regional), "pd-ssd");
+        let high = "projects/p/regions/r/diskTypes/hyperdisk-balanced-high-availability";
+        assert_eq!(zonal_kind(high), "hyperdisk-balanced");
+    }
 }

@@ -2,14 +2,14 @@
 
 use crate::flow::Cancel;
 use crate::snapshot::{
-    AttachedVolume, AwsSnapshot, Clouds, CreateRequest, Deletion, DiskFilter, Instance,
-    ProviderRecord, SnapshotCloud, SnapshotError, SnapshotErrorKind, SnapshotLock, SnapshotPlace,
-    SnapshotRecord, SnapshotState, VolumeRequest,
+    AttachedVolume, AwsSnapshot, Clouds, CreateRequest, Deletion, DiskFilter, ExpectedSnapshot,
+    Instance, PlannedSnapshot, ProviderRecord, SnapshotCloud, SnapshotError, SnapshotErrorKind,
+    SnapshotLock, SnapshotPlace, SnapshotRecord, SnapshotState, VolumeRequest,
 };
 use async_trait::async_trait;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// Snapshots by identifier, each with its volume, marker and whether it is locked.
+/// Snapshots by identifier, each with its marker and whether it is locked.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryCloud {
     held: Arc<Mutex<Vec<Held>>>,
@@ -18,16 +18,15 @@ pub struct MemoryCloud {
 #[derive(Clone, Debug)]
 struct Held {
     id: String,
-    volume_id: String,
     marker: String,
     locked: bool,
 }
 
 impl MemoryCloud {
     /// A cloud that holds one snapshot.
-    pub fn with(self, id: &str, volume_id: &str, marker: &str) -> Self {
-        let (id, volume_id, marker) = (id.into(), volume_id.into(), marker.into());
-        self.held().push(Held { id, volume_id, marker, locked: false });
+    pub fn with(self, id: &str, marker: &str) -> Self {
+        let (id, marker) = (id.into(), marker.into());
+        self.held().push(Held { id, marker, locked: false });
         self
     }
 
@@ -91,13 +90,16 @@ impl SnapshotCloud for MemoryCloud {
         unsupported()
     }
 
+    fn check_plan(&self, _: &[PlannedSnapshot]) -> Result<(), SnapshotError> {
+        Ok(())
+    }
+
     async fn find(
         &self,
-        _: &str,
-        volume_id: &str,
+        _: &[ExpectedSnapshot],
         marker: &str,
     ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
-        let ours = |held: &&Held| held.volume_id == volume_id && held.marker == marker;
+        let ours = |held: &&Held| held.marker == marker;
         Ok(self.held().iter().filter(ours).map(|held| record(&held.id)).collect())
     }
 

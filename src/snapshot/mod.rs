@@ -13,6 +13,7 @@
 
 mod aws;
 pub(crate) mod aws_answers;
+mod aws_create;
 mod aws_volumes;
 mod azure;
 mod azure_manager;
@@ -35,7 +36,9 @@ mod wait;
 pub(crate) mod xml;
 
 pub use azure::Azure;
-pub use cloud::{CreateRequest, Deletion, SnapshotCloud, SnapshotState, VolumeRequest};
+pub use cloud::{
+    CreateRequest, Deletion, ExpectedSnapshot, SnapshotCloud, SnapshotState, VolumeRequest,
+};
 pub use error::{SnapshotError, SnapshotErrorKind};
 pub use google::Google;
 pub use open::{Clouds, CloudsOfEnvironment, RecoveryPlace, SnapshotOptions, SnapshotPlace, open};

@@ -102,10 +102,11 @@ impl SnapshotPlace {
             (Self::Aws { region }, Self::Aws { region: of_snapshots }) => {
                 of_snapshots.is_none() || region == of_snapshots
             }
+            // Azure compares names of groups without regard to case.
             (
                 Self::Azure { resource_group, .. },
                 Self::Azure { resource_group: of_snapshots, .. },
-            ) => resource_group == of_snapshots,
+            ) => resource_group.eq_ignore_ascii_case(of_snapshots),
             // Snapshots of a project are for all of its zones.
             (Self::Google { .. }, Self::Google { .. }) => true,
             _ => false,

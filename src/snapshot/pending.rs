@@ -4,8 +4,14 @@
 //! Names and marker follow from the disks, the server name and the backup's ID alone.
 
 use crate::snapshot::record::{provider_from_json, provider_to_json};
-use crate::snapshot::{PlannedSnapshot, ProviderRecord, SnapshotsInfoError};
+use crate::snapshot::{
+    ExpectedSnapshot, PlannedSnapshot, ProviderRecord, SnapshotError, SnapshotErrorKind,
+    SnapshotsInfoError,
+};
 use serde_json::{Value, json};
+
+/// The tag that holds the run's marker, where snapshots have tags.
+pub(crate) const MARKER_TAG: &str = "barman-cloud-backup";
 
 /// What `started.json` holds of a snapshot backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +31,58 @@ pub struct PendingDisk {
     pub volume_id: String,
 }
 
-/// Barman's name for a snapshot, on every cloud.
+/// Barman's name for a snapshot, on every cloud. A disk that was given by its whole path, as
+/// Azure and Google have them (`…/disks/<name>`), is called by its name: no name of a snapshot
+/// may have slashes there.
 pub fn snapshot_name(disk: &str, backup_id: &str) -> String {
+    let mut parts = disk.rsplit('/');
+    let disk = match (parts.next(), parts.next()) {
+        (Some(name), Some(kind)) if kind.eq_ignore_ascii_case("disks") => name,
+        _ => disk,
+    };
     format!("{disk}-{}", backup_id.to_lowercase())
+}
+
+/// Refuses names that the cloud will refuse, and one name for two snapshots. `limit` is how
+/// long a name may be.
+pub(crate) fn check_names(
+    planned: &[PlannedSnapshot],
+    limit: usize,
+    is_allowed: fn(&str) -> bool,
+    rule: &str,
+) -> Result<(), SnapshotError> {
+    let refused = |message: String| SnapshotError::new(SnapshotErrorKind::DiskAmbiguous, message);
+    for (index, snapshot) in planned.iter().enumerate() {
+        let name = snapshot.name.as_str();
+        let length = name.chars().count();
+        if length > limit {
+            let disk = limit - (length - disk_length(snapshot)).min(limit);
+            let message = format!(
+                "the name \"{name}\" of a snapshot of disk \"{}\" is too long",
+                snapshot.disk
+            );
+            return Err(refused(message).hint(format!(
+                "Names of snapshots have at most {limit} characters here, which leaves {disk} \
+                 for the disk's."
+            )));
+        }
+        if !is_allowed(name) {
+            let message =
+                format!("disk \"{}\" makes no name for a snapshot: \"{name}\"", snapshot.disk);
+            return Err(refused(message).hint(rule));
+        }
+        if planned[..index].iter().any(|other| other.name.eq_ignore_ascii_case(name)) {
+            let message = format!("two of the disks would have snapshots of the name \"{name}\"");
+            return Err(refused(message).hint("Disks of one backup need different names."));
+        }
+    }
+    Ok(())
+}
+
+/// What of the name is the disk's.
+fn disk_length(snapshot: &PlannedSnapshot) -> usize {
+    let name = snapshot_name(&snapshot.disk, "");
+    name.trim_end_matches('-').chars().count()
 }
 
 impl PendingSnapshots {
@@ -50,6 +105,15 @@ impl PendingSnapshots {
         };
         let disks = planned.iter().map(disk).collect();
         Self { provider, server_name: server_name.into(), run, disks }
+    }
+
+    /// What there may be of the run.
+    pub fn expected(&self, backup_id: &str) -> Vec<ExpectedSnapshot> {
+        let expected = |disk: &PendingDisk| ExpectedSnapshot {
+            name: snapshot_name(&disk.disk, backup_id),
+            volume_id: disk.volume_id.clone(),
+        };
+        self.disks.iter().map(expected).collect()
     }
 
     pub fn to_json(&self) -> Value {
@@ -99,5 +163,14 @@ mod tests {
         assert!(marker.contains("20261121T001847") && marker.ends_with("by host/4711"));
         assert!(marker.len() <= 255);
         assert_eq!(snapshot_name("pgdata", "20261121T001847"), "pgdata-20261121t001847");
+    }
+
+    #[test]
+    fn a_disk_given_by_its_whole_path_gives_its_name_to_the_snapshot() {
+        let named = |disk: &str| snapshot_name(disk, "20261121T001847");
+        let azure = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/disks/pg-data";
+        assert_eq!(named(azure), "pg-data-20261121t001847");
+        assert_eq!(named("projects/p/zones/z/disks/pg-data"), "pg-data-20261121t001847");
+        assert_eq!(named("team/db"), "team/db-20261121t001847", "as Barman has it on AWS");
     }
 }

@@ -79,6 +79,15 @@ impl SnapshotRecord {
         }
     }
 
+    /// Whether a volume that was made of the snapshot `source` was made of this one. Azure tells
+    /// names in whatever case.
+    pub fn is_source(&self, source: &str) -> bool {
+        match self {
+            Self::Azure(azure) => azure.snapshot_name.eq_ignore_ascii_case(source),
+            Self::Aws(_) | Self::Google(_) => self.identifier() == source,
+        }
+    }
+
     /// The name for people; the identifier where there is none.
     pub fn name(&self) -> &str {
         match self {

@@ -15,9 +15,16 @@ impl DiskFilter {
     pub fn takes(&self, names: &[String]) -> bool {
         match self {
             Self::All => true,
-            Self::Named(disks) => disks.iter().any(|disk| names.contains(disk)),
+            Self::Named(disks) => disks.iter().any(|disk| is_named(names, disk)),
         }
     }
+}
+
+/// Azure's identifiers, which alone begin with a slash, are written in any case.
+fn is_named(names: &[String], disk: &str) -> bool {
+    names
+        .iter()
+        .any(|name| name == disk || disk.starts_with('/') && name.eq_ignore_ascii_case(disk))
 }
 
 /// The volume of each disk, in the order of `disks`.
@@ -27,7 +34,7 @@ pub fn select<'a>(
 ) -> Result<Vec<&'a AttachedVolume>, SnapshotError> {
     let mut found: Vec<&AttachedVolume> = Vec::new();
     for disk in disks {
-        let mut named = instance.volumes.iter().filter(|volume| volume.names.contains(disk));
+        let mut named = instance.volumes.iter().filter(|volume| is_named(&volume.names, disk));
         let ambiguous = |reason: String| {
             SnapshotError::new(SnapshotErrorKind::DiskAmbiguous, reason)
                 .hint("Name each disk once, by its identifier.")

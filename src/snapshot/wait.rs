@@ -31,6 +31,9 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Waits until all snapshots have reached the point. Counts percent in
 /// [`Metric::SnapshotPercent`], a hundred for each snapshot.
+///
+/// A look that is throttled or not answered tells nothing of the snapshots: they are looked at
+/// again until the deadline of the whole wait.
 pub async fn wait(
     cloud: &dyn SnapshotCloud,
     snapshots: &[SnapshotRecord],
@@ -44,9 +47,22 @@ pub async fn wait(
     let (mut told, mut tell_at) = (0, TELL_EVERY);
     let mut seen = vec![false; snapshots.len()];
     loop {
-        let states = tokio::select! {
-            states = cloud.states(snapshots) => states?,
+        let looked = tokio::select! {
+            looked = cloud.states(snapshots) => looked,
             () = cancel.cancelled() => return Err(cancelled()),
+        };
+        let states = match looked {
+            Ok(states) => states,
+            Err(error) if error.kind == SnapshotErrorKind::Unanswered => {
+                let waited = begun.elapsed();
+                if waited >= patience.timeout {
+                    return Err(SnapshotError { kind: SnapshotErrorKind::TimedOut, ..error });
+                }
+                tracing::warn!(%error, "could not look at the snapshots, looking again");
+                rest(patience.pause_max, waited, patience, cancel).await?;
+                continue;
+            }
+            Err(error) => return Err(error),
         };
         if let Some(error) = broken(snapshots, &states, &mut seen) {
             return Err(error);
@@ -74,12 +90,21 @@ pub async fn wait(
             tell_at += TELL_EVERY;
             tracing::info!(open, percent, snapshots = snapshots.len(), "waiting for snapshots");
         }
-        // The last look is at the deadline, not a pause before it.
-        let next = pause.min(patience.timeout.saturating_sub(waited));
-        tokio::select! {
-            () = tokio::time::sleep(next) => pause = (pause * 2).min(patience.pause_max),
-            () = cancel.cancelled() => return Err(cancelled()),
-        }
+        rest(pause, waited, patience, cancel).await?;
+        pause = (pause * 2).min(patience.pause_max);
+    }
+}
+
+/// Waits before the next look; the last one is at the deadline, not a pause before it.
+async fn rest(
+    pause: Duration,
+    waited: Duration,
+    patience: Patience,
+    cancel: &Cancel,
+) -> Result<(), SnapshotError> {
+    tokio::select! {
+        () = tokio::time::sleep(pause.min(patience.timeout.saturating_sub(waited))) => Ok(()),
+        () = cancel.cancelled() => Err(cancelled()),
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Behaviour {
     pub operations_fail: Option<(String, String)>,
     /// Whether a management lock forbids deletions.
     pub scope_locked: bool,
+    /// How many data disks a machine takes.
+    pub data_disks_max: usize,
 }
 
 /// Which headers of an accepted change tell where to look.
@@ -101,6 +103,7 @@ impl AzureFake {
                 copy_gets: 0,
                 operations_fail: None,
                 scope_locked: false,
+                data_disks_max: 64,
             },
             tokens: Tokens::new(),
             resources: BTreeMap::new(),
@@ -124,6 +127,36 @@ impl AzureFake {
 
     pub fn fail(&self, method: &str, path_part: &str, passed: usize, times: usize, fault: Fault) {
         self.server.fail(method, path_part, passed, times, fault);
+    }
+
+    /// From now on everything goes well.
+    pub fn forget_faults(&self) {
+        self.server.forget_faults();
+    }
+
+    /// Makes a disk one of 4096-byte sectors, as Premium SSD v2 is by default.
+    pub fn enlarge_sectors(&self, name: &str) {
+        let mut state = lock(&self.state);
+        let disk = &mut state.resources.get_mut(&key("disks", name)).expect("a disk").value;
+        disk["sku"] = json!({"name": "PremiumV2_LRS", "tier": "Premium"});
+        disk["zones"] = json!(["1"]);
+        disk["properties"]["creationData"]["logicalSectorSize"] = json!(4096);
+    }
+
+    /// Gives a machine a zone, and its system disk a kind.
+    pub fn place_machine(&self, name: &str, zone: &str, kind: &str) {
+        let mut state = lock(&self.state);
+        let machine = &mut state.resources.get_mut(&key("virtualMachines", name));
+        let machine = &mut machine.as_mut().expect("a machine").value;
+        machine["zones"] = json!([zone]);
+        let system = &mut machine["properties"]["storageProfile"]["osDisk"]["managedDisk"];
+        system["storageAccountType"] = json!(kind);
+    }
+
+    /// A disk as GET shows it.
+    pub fn disk(&self, name: &str) -> Option<Value> {
+        let state = lock(&self.state);
+        state.resources.get(&key("disks", name)).map(|resource| resource.value.clone())
     }
 
     /// Requests to the management API, without those for tokens.
@@ -197,7 +230,7 @@ impl AzureFake {
             "properties": {
                 "vmId": "8df46e88-a7d9-4cb5-a4d7-6b6a6f7a29c3",
                 "provisioningState": "Succeeded",
-                "hardwareProfile": {"vmSize": "Standard_D2s_v5"},
+                "hardwareProfile": {"vmSize": "Standard_D2s_v3"},
                 "storageProfile": {
                     "osDisk": {
                         "osType": "Linux",
@@ -283,4 +316,9 @@ pub fn forbidden(action: &str) -> Fault {
 
 pub fn broken(status: u16) -> Fault {
     Fault::Refuse(error(status, "InternalServerError", "Encountered internal server error."))
+}
+
+/// A conflict of this code.
+pub fn refused(code: &str) -> Answer {
+    error(409, code, "The operation could not be completed as things are.")
 }

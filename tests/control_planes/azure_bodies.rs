@@ -4,80 +4,31 @@
 //! `incremental` beside `properties` instead of in it.
 
 use crate::control_planes::azure::error;
-use crate::control_planes::shape::{Misfit, Shape, check, optional, required};
+use crate::control_planes::model::{self, Misfit, Side};
 use crate::gcs_fake::http::{Answer, Request};
 use serde_json::Value;
 
-const CREATION_DATA: Shape = Shape::Object(&[
-    required("createOption", Shape::Text),
-    optional("sourceResourceId", Shape::Text),
-    optional("sourceUri", Shape::Text),
-    optional("storageAccountId", Shape::Text),
-    optional("uploadSizeBytes", Shape::Integer),
-    optional("logicalSectorSize", Shape::Integer),
-    optional("instantAccessDurationMinutes", Shape::Integer),
-]);
+/// What an object of the model is when a resource of this type is shown.
+const SHOWN: [(&str, &str); 3] = [
+    ("Microsoft.Compute/snapshots", "Snapshot"),
+    ("Microsoft.Compute/disks", "Disk"),
+    ("Microsoft.Compute/virtualMachines", "VirtualMachine"),
+];
 
-const SKU: Shape = Shape::Object(&[required("name", Shape::Text)]);
-
-/// Source: `Snapshot` in snapshot.json, without what only the server sets.
-pub const SNAPSHOT: Shape = Shape::Object(&[
-    required("location", Shape::Text),
-    optional("tags", Shape::Texts),
-    optional("sku", SKU),
-    required(
-        "properties",
-        Shape::Object(&[
-            required("creationData", CREATION_DATA),
-            optional("incremental", Shape::Boolean),
-            optional("diskSizeGB", Shape::Integer),
-            optional("osType", Shape::Text),
-            optional("hyperVGeneration", Shape::Text),
-            optional("networkAccessPolicy", Shape::Text),
-            optional("publicNetworkAccess", Shape::Text),
-            optional("diskAccessId", Shape::Text),
-            optional("dataAccessAuthMode", Shape::Text),
-        ]),
-    ),
-]);
-
-/// Source: `Disk` in disk.json, without what only the server sets.
-pub const DISK: Shape = Shape::Object(&[
-    required("location", Shape::Text),
-    optional("tags", Shape::Texts),
-    optional("sku", SKU),
-    optional("zones", Shape::List(&Shape::Text)),
-    required(
-        "properties",
-        Shape::Object(&[
-            required("creationData", CREATION_DATA),
-            optional("diskSizeGB", Shape::Integer),
-            optional("osType", Shape::Text),
-            optional("networkAccessPolicy", Shape::Text),
-            optional("publicNetworkAccess", Shape::Text),
-        ]),
-    ),
-]);
-
-/// Source: `AttachDetachDataDisksRequest` in virtualMachine.json.
-pub const DISK_CHANGES: Shape = Shape::Object(&[
-    optional("dataDisksToAttach", Shape::List(&DISK_TO_ATTACH)),
-    optional("dataDisksToDetach", Shape::List(&DISK_TO_DETACH)),
-]);
-
-const DISK_TO_ATTACH: Shape = Shape::Object(&[
-    required("diskId", Shape::Text),
-    optional("lun", Shape::Integer),
-    optional("caching", Shape::Text),
-    optional("deleteOption", Shape::Text),
-    optional("writeAcceleratorEnabled", Shape::Boolean),
-]);
-
-const DISK_TO_DETACH: Shape =
-    Shape::Object(&[required("diskId", Shape::Text), optional("detachOption", Shape::Text)]);
+/// Holds an answer of the stand-in itself to the model.
+pub fn held_to_the_model(answer: Answer) -> Answer {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let Some((_, object)) = SHOWN.iter().find(|(kind, _)| body["type"] == *kind) else {
+        return answer;
+    };
+    match model::azure().check(&body, object, "", Side::Answer) {
+        Ok(()) => answer,
+        Err(misfit) => error(418, "StandInIsWrong", &format!("{object}: {misfit:?}")),
+    }
+}
 
 /// Parses and checks the body.
-pub fn read(request: &Request, shape: &Shape) -> Result<Value, Answer> {
+pub fn read(request: &Request, object: &str) -> Result<Value, Answer> {
     let content_type = request.header("content-type").unwrap_or_default();
     if content_type.split(';').next().map(str::trim) != Some("application/json") {
         return Err(error(
@@ -95,7 +46,14 @@ pub fn read(request: &Request, shape: &Shape) -> Result<Value, Answer> {
     };
     let value: Value = serde_json::from_slice(&request.body)
         .map_err(|error| invalid(format!("Unexpected character: {error}")))?;
-    match check(&value, shape, "") {
+    match model::azure().check(&value, object, "", Side::Request) {
+        Ok(()) if object == "AttachDetachDataDisksRequest" => Ok(value),
+        // The model has it optional, because it is of no use to updates.
+        Ok(()) if value["properties"]["creationData"].is_null() => Err(error(
+            400,
+            "InvalidParameter",
+            "Required parameter 'properties.creationData' is missing (null).",
+        )),
         Ok(()) => Ok(value),
         Err(Misfit::Unknown { member, path }) => Err(invalid(format!(
             "Could not find member '{member}' on object of type 'ResourceDefinition'. Path '{path}', line 1, position 1."

@@ -3,7 +3,7 @@
 //! Source: Azure REST API reference, "Virtual Machines - Attach Detach Data Disks".
 
 use crate::control_planes::azure::{Change, State, error, resource_id};
-use crate::control_planes::azure_bodies::{DISK_CHANGES, read};
+use crate::control_planes::azure_bodies::read;
 use crate::control_planes::azure_routes::{accept, busy, not_found, tick_resource};
 use crate::gcs_fake::http::{Answer, Request};
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 pub fn change(state: &mut State, request: &Request, name: &str, origin: &str) -> Answer {
     let key = resource_id("virtualMachines", name).to_lowercase();
     tick_resource(state, &key);
-    let body = match read(request, &DISK_CHANGES) {
+    let body = match read(request, "AttachDetachDataDisksRequest") {
         Ok(body) => body,
         Err(refused) => return refused,
     };
@@ -38,6 +38,19 @@ pub fn change(state: &mut State, request: &Request, name: &str, origin: &str) ->
         };
         if disks.iter().any(|disk| attached_id(disk) == id) {
             continue;
+        }
+        let most = state.behaviour.data_disks_max;
+        if disks.len() >= most {
+            let text = format!(
+                "The maximum number of data disks allowed to be attached to a VM of this size is {most}."
+            );
+            return error(409, "OperationNotAllowed", &text);
+        }
+        let without_cache = ["PremiumV2_LRS", "UltraSSD_LRS"];
+        let kind = disk.value["sku"]["name"].as_str().unwrap_or_default().to_string();
+        if without_cache.contains(&kind.as_str()) && wanted["caching"] != "None" {
+            let text = format!("Disks of sku {kind} do not support caching.");
+            return error(400, "InvalidParameter", &text);
         }
         let taken = |lun: u64| disks.iter().any(|disk| disk["lun"] == lun);
         let lun = wanted["lun"].as_u64().or_else(|| (0..64).find(|lun| !taken(*lun)));

@@ -3,7 +3,8 @@
 use crate::control_planes::azure::{
     Change, GROUP, LOCATION, Operation, Resource, SUBSCRIPTION, State, Tracking, error,
 };
-use crate::control_planes::azure_bodies::{DISK, SNAPSHOT, read};
+use crate::control_planes::azure_bodies::{held_to_the_model, read};
+use crate::control_planes::model;
 use crate::control_planes::tokens::Verdict;
 use crate::control_planes::{azure_disks, azure_tokens};
 use crate::gcs_fake::http::{Answer, Request, decoded, iso_date};
@@ -17,47 +18,14 @@ const AUDIENCES: [&str; 3] = [
     "https://management.core.windows.net/",
 ];
 
-/// Versions of the disk resource provider that have incremental snapshots.
-const DISK_VERSIONS: [&str; 17] = [
-    "2019-07-01",
-    "2019-11-01",
-    "2020-05-01",
-    "2020-06-30",
-    "2020-09-30",
-    "2020-12-01",
-    "2021-04-01",
-    "2021-08-01",
-    "2021-12-01",
-    "2022-03-02",
-    "2022-07-02",
-    "2023-01-02",
-    "2023-04-02",
-    "2023-10-02",
-    "2024-03-02",
-    "2025-01-02",
-    "2026-03-02",
-];
-
-const MACHINE_VERSIONS: [&str; 16] = [
-    "2019-07-01",
-    "2019-12-01",
-    "2020-06-01",
-    "2020-12-01",
-    "2021-03-01",
-    "2021-04-01",
-    "2021-07-01",
-    "2021-11-01",
-    "2022-03-01",
-    "2022-08-01",
-    "2022-11-01",
-    "2023-03-01",
-    "2023-07-01",
-    "2023-09-01",
-    "2024-03-01",
-    "2024-07-01",
-];
+/// Versions before this one have no incremental snapshots.
+const DISKS_SINCE: &str = "2019-07-01";
 
 pub fn answer(state: &mut State, request: &Request, origin: &str) -> Answer {
+    held_to_the_model(judged(state, request, origin))
+}
+
+fn judged(state: &mut State, request: &Request, origin: &str) -> Answer {
     if let Some(answer) = azure_tokens::answer(state, request) {
         return answer;
     }
@@ -98,7 +66,7 @@ pub fn answer(state: &mut State, request: &Request, origin: &str) -> Answer {
             "virtualMachines",
             name,
             "attachDetachDataDisks",
-        ] => match wrong_version(request, "virtualMachines") {
+        ] => match wrong_version(request, "attachDetachDataDisks") {
             Some(refused) => refused,
             None if request.method == "POST" => azure_disks::change(state, request, name, origin),
             None => error(405, "MethodNotAllowed", "The action is a POST."),
@@ -135,7 +103,10 @@ fn wrong_version(request: &Request, kind: &str) -> Option<Answer> {
             "The api-version query parameter (?api-version=) is required for all requests.",
         ));
     };
-    let known: &[&str] = if kind == "virtualMachines" { &MACHINE_VERSIONS } else { &DISK_VERSIONS };
+    // Operations are looked at in any version of the disks.
+    let group = if kind == "operations" { "disks" } else { kind };
+    let mut known = model::azure().versions(group);
+    known.retain(|version| *version >= DISKS_SINCE);
     if known.contains(&version) {
         return None;
     }
@@ -187,8 +158,8 @@ fn show(state: &mut State, key: &str, kind: &str, name: &str) -> Answer {
 }
 
 fn create(state: &mut State, request: &Request, kind: &str, name: &str, origin: &str) -> Answer {
-    let shape = if kind == "snapshots" { &SNAPSHOT } else { &DISK };
-    let body = match read(request, shape) {
+    let object = if kind == "snapshots" { "Snapshot" } else { "Disk" };
+    let body = match read(request, object) {
         Ok(body) => body,
         Err(refused) => return refused,
     };
@@ -199,18 +170,11 @@ fn create(state: &mut State, request: &Request, kind: &str, name: &str, origin: 
         );
         return error(400, "InvalidParameter", &text);
     }
+    let sectors = match check_source(state, &body, kind) {
+        Ok(sectors) => sectors,
+        Err(refused) => return refused,
+    };
     let data = &body["properties"]["creationData"];
-    if data["createOption"] == "Copy" {
-        let source = data["sourceResourceId"].as_str().unwrap_or_default();
-        let Some(found) = state.resources.get(&source.to_lowercase()) else {
-            let text = format!("Resource {source} not found.");
-            return error(404, "NotFound", &text);
-        };
-        if found.value["location"] != body["location"] {
-            let text = format!("The source '{source}' is in another location than the copy.");
-            return error(400, "InvalidParameter", &text);
-        }
-    }
     let key = request_key(request);
     if state.resources.get(&key).is_some_and(|resource| resource.operation.is_some()) {
         return busy(name);
@@ -233,6 +197,14 @@ fn create(state: &mut State, request: &Request, kind: &str, name: &str, origin: 
         "location": body["location"],
         "properties": body["properties"],
     });
+    for field in ["tags", "sku", "zones"] {
+        if !body[field].is_null() {
+            value[field] = body[field].clone();
+        }
+    }
+    if !sectors.is_null() {
+        value["properties"]["creationData"]["logicalSectorSize"] = sectors;
+    }
     value["properties"]["provisioningState"] = json!("Updating");
     value["properties"]["timeCreated"] = json!(iso_date(SystemTime::now()));
     let resource = Resource {
@@ -243,6 +215,40 @@ fn create(state: &mut State, request: &Request, kind: &str, name: &str, origin: 
     };
     state.resources.insert(key.clone(), resource);
     accept(state, &key, Change::Write, origin)
+}
+
+/// What a copy's source allows; the size of its sectors if it tells one.
+///
+/// Source: "Create an incremental snapshot for managed disks": sectors of 4096 bytes are for
+/// Premium SSD v2 and Ultra disks alone, and those are in a zone.
+fn check_source(state: &State, body: &Value, kind: &str) -> Result<Value, Answer> {
+    let data = &body["properties"]["creationData"];
+    let sku = body["sku"]["name"].as_str().unwrap_or("Standard_LRS");
+    let large = ["PremiumV2_LRS", "UltraSSD_LRS"].contains(&sku);
+    if kind == "disks" && large && !body["zones"].is_array() {
+        let text = format!("Disks of sku {sku} are in a zone here.");
+        return Err(error(400, "InvalidParameter", &text));
+    }
+    if data["createOption"] != "Copy" {
+        return Ok(Value::Null);
+    }
+    let source = data["sourceResourceId"].as_str().unwrap_or_default();
+    let Some(found) = state.resources.get(&source.to_lowercase()) else {
+        return Err(error(404, "NotFound", &format!("Resource {source} not found.")));
+    };
+    if found.value["location"] != body["location"] {
+        let text = format!("The source '{source}' is in another location than the copy.");
+        return Err(error(400, "InvalidParameter", &text));
+    }
+    let sectors = found.value["properties"]["creationData"]["logicalSectorSize"].clone();
+    let wanted = data["logicalSectorSize"].as_u64().unwrap_or(512);
+    if kind == "disks" && sectors == 4096 && (!large || wanted != 4096) {
+        let text = format!(
+            "A snapshot of 4096 byte sectors cannot become a disk of sku {sku} and {wanted} byte sectors."
+        );
+        return Err(error(400, "BadRequest", &text));
+    }
+    Ok(sectors)
 }
 
 fn delete(state: &mut State, key: &str, origin: &str) -> Answer {

@@ -118,6 +118,26 @@ impl GoogleFake {
         self.server.fail(method, path_part, passed, times, fault);
     }
 
+    /// From now on everything goes well.
+    pub fn forget_faults(&self) {
+        self.server.forget_faults();
+    }
+
+    /// Gives a disk another type.
+    pub fn set_disk_type(&self, name: &str, path: &str) {
+        let link = self.link(path);
+        let mut state = lock(&self.state);
+        let disk = state.resources.get_mut(&format!("{}/disks/{name}", zone_path()));
+        disk.expect("it was added").value["type"] = json!(link);
+    }
+
+    /// A disk as GET shows it.
+    pub fn disk(&self, name: &str) -> Option<Value> {
+        let state = lock(&self.state);
+        let disk = state.resources.get(&format!("{}/disks/{name}", zone_path()));
+        disk.map(|resource| resource.value.clone())
+    }
+
     /// Requests to the compute API, without those for tokens.
     pub fn requests(&self) -> Vec<String> {
         let mut requests = self.server.requests();
@@ -179,6 +199,13 @@ impl GoogleFake {
             })
             .collect();
         self.add_disk(&format!("{name}-boot"));
+        let machine = self.link(&format!("{}/instances/{name}", zone_path()));
+        for (disk, _) in boot.iter().chain(disks) {
+            let mut state = lock(&self.state);
+            if let Some(disk) = state.resources.get_mut(&format!("{}/disks/{disk}", zone_path())) {
+                disk.value["users"] = json!([machine]);
+            }
+        }
         self.put(
             &format!("{}/instances/{name}", zone_path()),
             json!({

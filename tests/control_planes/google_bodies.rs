@@ -1,54 +1,52 @@
 //! Bodies that Compute Engine accepts, and what it says of others.
 
 use crate::control_planes::google::error;
-use crate::control_planes::shape::{Misfit, Shape, check, optional, required};
+use crate::control_planes::model::{self, Misfit, Side};
 use crate::gcs_fake::http::{Answer, Request};
 use serde_json::Value;
 
-const KEY: Shape = Shape::Object(&[
-    optional("rawKey", Shape::Text),
-    optional("rsaEncryptedKey", Shape::Text),
-    optional("kmsKeyName", Shape::Text),
-    optional("kmsKeyServiceAccount", Shape::Text),
-]);
+/// Parameters that every method has.
+const COMMON: [&str; 5] = ["alt", "fields", "key", "prettyPrint", "quotaUser"];
 
-/// Source: `Snapshot`, without what is output only.
-pub const SNAPSHOT: Shape = Shape::Object(&[
-    required("name", Shape::Text),
-    required("sourceDisk", Shape::Text),
-    optional("description", Shape::Text),
-    optional("labels", Shape::Texts),
-    optional("storageLocations", Shape::List(&Shape::Text)),
-    optional("snapshotType", Shape::Text),
-    optional("chainName", Shape::Text),
-    optional("guestFlush", Shape::Boolean),
-    optional("snapshotEncryptionKey", KEY),
-    optional("sourceDiskEncryptionKey", KEY),
-]);
+/// Checks that the method has the request's parameters, and a body only if it takes one.
+pub fn check_parameters(request: &Request, path: &str) -> Result<(), Answer> {
+    let Some((_, method)) = model::google().method(&request.method, path) else { return Ok(()) };
+    let known = method["query"].as_object().cloned().unwrap_or_default();
+    for name in request.query.keys() {
+        if !known.contains_key(name) && !COMMON.contains(&name.as_str()) {
+            let text = format!("Invalid JSON payload received. Unknown name \"{name}\".");
+            return Err(error(400, "badRequest", &text));
+        }
+    }
+    for (name, rule) in &known {
+        if rule["required"] == true && !request.query.contains_key(name) {
+            return Err(error(400, "required", &format!("Required parameter: {name}")));
+        }
+    }
+    if method["body"].is_null() && !request.body.is_empty() {
+        return Err(error(400, "badRequest", "Request body is not empty."));
+    }
+    Ok(())
+}
 
-/// Source: `Disk`, what is needed to make one of a snapshot.
-pub const DISK: Shape = Shape::Object(&[
-    required("name", Shape::Text),
-    optional("sourceSnapshot", Shape::Text),
-    optional("sizeGb", Shape::Text),
-    optional("type", Shape::Text),
-    optional("description", Shape::Text),
-    optional("labels", Shape::Texts),
-]);
-
-/// Source: `AttachedDisk`, what attaches an existing one.
-pub const ATTACHED_DISK: Shape = Shape::Object(&[
-    required("source", Shape::Text),
-    optional("deviceName", Shape::Text),
-    optional("mode", Shape::Text),
-    optional("type", Shape::Text),
-    optional("boot", Shape::Boolean),
-    optional("autoDelete", Shape::Boolean),
-    optional("interface", Shape::Text),
-]);
+/// Holds an answer of the stand-in itself to the model.
+pub fn held_to_the_model(answer: Answer) -> Answer {
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    let object = match body["kind"].as_str() {
+        Some("compute#snapshot") => "Snapshot",
+        Some("compute#disk") => "Disk",
+        Some("compute#instance") => "Instance",
+        Some("compute#operation") => "Operation",
+        _ => return answer,
+    };
+    match model::google().check(&body, object, "", Side::Answer) {
+        Ok(()) => answer,
+        Err(misfit) => error(418, "standInIsWrong", &format!("{object}: {misfit:?}")),
+    }
+}
 
 /// Parses and checks the body.
-pub fn read(request: &Request, shape: &Shape) -> Result<Value, Answer> {
+pub fn read(request: &Request, path: &str) -> Result<Value, Answer> {
     let content_type = request.header("content-type").unwrap_or_default();
     if content_type.split(';').next().map(str::trim) != Some("application/json") {
         let text = format!("Media type '{content_type}' is not supported.");
@@ -56,7 +54,12 @@ pub fn read(request: &Request, shape: &Shape) -> Result<Value, Answer> {
     }
     let value: Value = serde_json::from_slice(&request.body)
         .map_err(|failure| error(400, "parseError", &format!("Parse Error: {failure}")))?;
-    match check(&value, shape, "") {
+    let (name, method) = model::google().method(&request.method, path).expect("it was routed");
+    let object = method["body"].as_str().expect("a method with a body");
+    match model::google().check(&value, object, name, Side::Request) {
+        Ok(()) if object == "Snapshot" && value["sourceDisk"].is_null() => {
+            Err(error(400, "required", "Required field 'resource.sourceDisk' not specified"))
+        }
         Ok(()) => Ok(value),
         Err(Misfit::Unknown { path, .. }) => Err(error(
             400,
@@ -70,22 +73,6 @@ pub fn read(request: &Request, shape: &Shape) -> Result<Value, Answer> {
             Err(error(400, "invalid", &format!("Invalid value for field 'resource.{path}'.")))
         }
     }
-}
-
-/// RFC 1035 label: `[a-z]([-a-z0-9]*[a-z0-9])?`, at most 63.
-pub fn check_name(name: &str) -> Result<(), Answer> {
-    let body = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let legal = (1..=63).contains(&name.len())
-        && name.starts_with(|c: char| c.is_ascii_lowercase())
-        && name.chars().all(body)
-        && !name.ends_with('-');
-    if legal {
-        return Ok(());
-    }
-    let text = format!(
-        "Invalid value for field 'resource.name': '{name}'. Must be a match of regex '(?:[a-z](?:[-a-z0-9]{{0,61}}[a-z0-9])?)'"
-    );
-    Err(error(400, "invalid", &text))
 }
 
 /// A UUID other than zero.

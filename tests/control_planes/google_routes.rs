@@ -4,9 +4,8 @@ use crate::control_planes::google::{
     AUDIENCE, Change, Operation, PROJECT, Resource, State, ZONE, error, link, zone_path,
 };
 use crate::control_planes::google_bodies::{
-    ATTACHED_DISK, DISK, SNAPSHOT, check_name, check_request_id, read,
+    check_parameters, check_request_id, held_to_the_model, read,
 };
-use crate::control_planes::shape::Shape;
 use crate::control_planes::tokens::Verdict;
 use crate::gcs_fake::http::{Answer, Request, decoded, iso_date};
 use serde_json::{Value, json};
@@ -15,6 +14,10 @@ use std::time::SystemTime;
 const METADATA: &str = "/computeMetadata/v1/instance/service-accounts/default/token";
 
 pub fn answer(state: &mut State, request: &Request, origin: &str) -> Answer {
+    held_to_the_model(judged(state, request, origin))
+}
+
+fn judged(state: &mut State, request: &Request, origin: &str) -> Answer {
     if request.path == METADATA {
         return metadata(state, request);
     }
@@ -28,6 +31,9 @@ pub fn answer(state: &mut State, request: &Request, origin: &str) -> Answer {
     let Some(path) = path.strip_prefix("/compute/v1/") else {
         return error(404, "notFound", "Not Found");
     };
+    if let Err(refused) = check_parameters(request, path) {
+        return refused;
+    }
     let words: Vec<&str> = path.split('/').collect();
     if words.first() != Some(&"projects") || words.get(1) != Some(&PROJECT) {
         let text = format!("The resource 'projects/{}' was not found", words.get(1).unwrap_or(&""));
@@ -44,8 +50,8 @@ pub fn answer(state: &mut State, request: &Request, origin: &str) -> Answer {
         ("GET", [first, second, "instances" | "disks", _]) if [*first, *second] == zone => {
             show(state, path)
         }
-        ("POST", ["global", "snapshots"]) => insert(state, request, path, &SNAPSHOT, origin),
-        ("POST", ["zones", ZONE, "disks"]) => insert(state, request, path, &DISK, origin),
+        ("POST", ["global", "snapshots"]) => insert(state, request, path, origin),
+        ("POST", ["zones", ZONE, "disks"]) => insert(state, request, path, origin),
         ("POST", ["zones", ZONE, "instances", _, "attachDisk"]) => {
             attach(state, request, path.trim_end_matches("/attachDisk"), origin)
         }
@@ -92,29 +98,28 @@ fn show(state: &mut State, path: &str) -> Answer {
     }
 }
 
-fn insert(
-    state: &mut State,
-    request: &Request,
-    collection: &str,
-    shape: &Shape,
-    origin: &str,
-) -> Answer {
+fn insert(state: &mut State, request: &Request, collection: &str, origin: &str) -> Answer {
     if let Some(answer) = repeated(state, request) {
         return answer;
     }
-    let body = match read(request, shape) {
+    let body = match read(request, collection) {
         Ok(body) => body,
         Err(refused) => return refused,
     };
     let name = body["name"].as_str().unwrap_or_default().to_string();
-    if let Err(refused) = check_name(&name) {
-        return refused;
-    }
     let path = format!("{collection}/{name}");
     if state.resources.contains_key(&path) {
         return error(409, "alreadyExists", &format!("The resource '{path}' already exists"));
     }
     let mut value = body;
+    if let Some(kind) = value["type"].as_str() {
+        // A zonal disk is of a type of its zone: one of a region is refused.
+        if !kind.contains(&format!("zones/{ZONE}/diskTypes/")) {
+            let text = format!("Invalid value for field 'resource.type': '{kind}'.");
+            return error(400, "invalid", &text);
+        }
+        value["type"] = json!(link(origin, &path_of(kind).unwrap_or_default()));
+    }
     for field in ["sourceDisk", "sourceSnapshot"] {
         let Some(source) = value[field].as_str() else { continue };
         let Some(source) = path_of(source) else {
@@ -161,7 +166,7 @@ fn attach(state: &mut State, request: &Request, machine: &str, origin: &str) -> 
     if let Some(answer) = repeated(state, request) {
         return answer;
     }
-    let body = match read(request, &ATTACHED_DISK) {
+    let body = match read(request, &format!("{machine}/attachDisk")) {
         Ok(body) => body,
         Err(refused) => return refused,
     };
@@ -169,7 +174,13 @@ fn attach(state: &mut State, request: &Request, machine: &str, origin: &str) -> 
     if !state.resources.contains_key(&source) {
         return not_found(&source);
     }
-    let Some(resource) = state.resources.get_mut(machine) else { return not_found(machine) };
+    if !state.resources.contains_key(machine) {
+        return not_found(machine);
+    }
+    let user = link(origin, machine);
+    let disk = state.resources.get_mut(&source).expect("looked up above");
+    disk.value["users"] = json!([user]);
+    let resource = state.resources.get_mut(machine).expect("looked up above");
     let Some(disks) = resource.value["disks"].as_array_mut() else { return not_found(machine) };
     if disks
         .iter()
@@ -200,11 +211,15 @@ fn detach(state: &mut State, request: &Request, machine: &str, origin: &str) -> 
     };
     let Some(resource) = state.resources.get_mut(machine) else { return not_found(machine) };
     let Some(disks) = resource.value["disks"].as_array_mut() else { return not_found(machine) };
-    let before = disks.len();
-    disks.retain(|disk| disk["deviceName"] != device);
-    if disks.len() == before {
+    let leaving = disks.iter().position(|disk| disk["deviceName"] == device);
+    let leaving = leaving.map(|index| disks.remove(index));
+    let Some(leaving) = leaving else {
         let text = format!("No attached disk found with device name '{device}'");
         return error(400, "invalid", &text);
+    };
+    let source = leaving["source"].as_str().and_then(path_of).unwrap_or_default();
+    if let Some(disk) = state.resources.get_mut(&source) {
+        disk.value["users"] = json!([]);
     }
     begin(state, request, machine, Change::Update, origin)
 }

@@ -5,12 +5,13 @@
 //! azure    AzureFake: machines, disks, snapshots ── azure_routes, azure_disks, azure_bodies
 //! google   GoogleFake: the same ─────────────────── google_routes, google_bodies
 //! tokens   who may call: tokens that were given out, for this audience, not expired
-//! shape    what a JSON body may and must hold
+//! model    what requests and answers may and must hold: the vendors' own models
 //! server   HTTP, faults at chosen requests, the log of requests
 //! ```
 //!
-//! They are strict where the providers' documents are: method, path, content type, API version,
-//! token and its audience, unknown or missing JSON fields, names. Changes are long-running
+//! They are strict in both directions where the vendors' machine-readable models are (methods,
+//! versions, fields, types, enumerations), and where their documents are: path, content type and
+//! length, token and its audience, error codes, names. Changes are long-running
 //! operations which stay pending as long as the test wants. What they cannot prove: that the
 //! real services answer so (they were written from the documents), timing, quotas, roles.
 
@@ -24,6 +25,6 @@ mod azure_tokens;
 pub mod google;
 mod google_bodies;
 mod google_routes;
+pub mod model;
 pub mod server;
-mod shape;
 mod tokens;

@@ -94,6 +94,11 @@ impl Server {
         lock(&self.shared.rules).push(Rule { method, path_part, passed, times, fault });
     }
 
+    /// Makes nothing fail any more.
+    pub fn forget_faults(&self) {
+        lock(&self.shared.rules).clear();
+    }
+
     /// All requests so far: method, path and query.
     pub fn requests(&self) -> Vec<String> {
         lock(&self.shared.log).clone()
@@ -152,6 +157,11 @@ async fn respond(
             .collect(),
         body,
     };
+    if needs_length(&request) {
+        // As the front ends of both clouds do, before anybody looks at the request.
+        let text = "POST requests require a Content-length header.";
+        return Ok(built(Answer::new(411).body("text/html; charset=UTF-8", text)));
+    }
     match fault_for(shared, &request.method, &target) {
         Some(Fault::Refuse(answer)) => return Ok(built(answer)),
         Some(Fault::LoseAnswer) => {
@@ -162,6 +172,12 @@ async fn respond(
         None => {}
     }
     Ok(built((shared.handler)(&request, &origin)))
+}
+
+fn needs_length(request: &Request) -> bool {
+    let told = ["content-length", "transfer-encoding"];
+    ["POST", "PUT", "PATCH"].contains(&request.method.as_str())
+        && told.iter().all(|name| request.header(name).is_none())
 }
 
 fn fault_for(shared: &Shared, method: &str, target: &str) -> Option<Fault> {

@@ -37,6 +37,7 @@ mod s3_regions;
 mod secrets;
 mod snapshot_aws;
 mod snapshot_azure;
+mod snapshot_azure_volumes;
 mod snapshot_ec2;
 mod snapshot_google;
 mod snapshot_stories;

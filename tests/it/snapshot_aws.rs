@@ -21,6 +21,7 @@ struct Scene {
     cluster: Cluster,
     lab: Ec2Lab,
     disks: Vec<LabDisk>,
+    late: Option<LabDisk>,
 }
 
 impl Scene {
@@ -42,7 +43,7 @@ impl Scene {
         cluster.psql(
             "insert into items (payload) select md5(n::text) from generate_series(1, 9000) n",
         );
-        Some(Self { ours, store, cluster, lab, disks })
+        Some(Self { ours, store, cluster, lab, disks, late: None })
     }
 
     fn backup_options(&self) -> Vec<String> {
@@ -66,7 +67,13 @@ impl Scene {
     }
 
     fn snapshots(&self) -> Vec<(String, String)> {
-        self.lab.snapshots(&self.disks)
+        let disks: Vec<LabDisk> = self.disks.iter().chain(&self.late).cloned().collect();
+        self.lab.snapshots(&disks)
+    }
+
+    /// Each backup meets a volume that was attached after it had looked; its snapshots count.
+    fn attach_another_too_late(&mut self) {
+        self.late = Some(self.lab.attach_another_too_late());
     }
 
     /// The only backup's ID.
@@ -213,7 +220,8 @@ fn a_snapshot_backup_is_refused_with_exit_4_before_anything_is_touched() {
 
 #[test]
 fn whatever_call_fails_no_snapshot_is_left_and_backup_mode_has_ended() {
-    let Some(scene) = Scene::set() else { return };
+    let Some(mut scene) = Scene::set() else { return };
+    scene.attach_another_too_late();
     scene.backup(&scene.ours, &[]).exits(0);
     let calls = scene.lab.actions().len();
     assert!(calls >= 6, "{:?}", scene.lab.actions());
@@ -243,6 +251,18 @@ fn whatever_call_fails_no_snapshot_is_left_and_backup_mode_has_ended() {
             assert_eq!(scene.snapshots(), [], "{what}");
         }
     }
+}
+
+#[test]
+fn a_volume_that_is_attached_during_the_checkpoint_leaves_no_snapshot() {
+    let Some(mut scene) = Scene::set() else { return };
+    scene.attach_another_too_late();
+    scene.backup(&scene.ours, &[]).exits(0).says("a volume was attached meanwhile");
+    let deleted = scene.lab.actions().iter().filter(|action| *action == "DeleteSnapshot").count();
+    assert_eq!((deleted, scene.snapshots().len()), (1, 2));
+    let id = scene.id();
+    scene.delete_by_id(&scene.ours, &id).exits(0);
+    assert_eq!(scene.snapshots(), []);
 }
 
 #[test]

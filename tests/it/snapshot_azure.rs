@@ -6,17 +6,14 @@
 
 use crate::control_planes::azure::{
     AzureFake, CLIENT, CLIENT_SECRET, GROUP, LOCATION, SUBSCRIPTION, TENANT, Tracking, broken,
-    forbidden, resource_id, throttled,
+    forbidden, refused, resource_id, throttled,
 };
 use crate::control_planes::server::Fault;
-use crate::support::snapshots::{
-    MARKER, PATIENCE, find, finish, options, plan, take, take_or_clean,
-};
+use crate::support::snapshots::{MARKER, expected, find, options, plan, take, take_or_clean};
 use barman_cloud::cloud::{AzureCredentialKind, Environment};
-use barman_cloud::flow::Cancel;
 use barman_cloud::snapshot::{
     AzureSnapshot, CreateRequest, Deletion, DiskFilter, ProviderRecord, SnapshotCloud,
-    SnapshotErrorKind, SnapshotPlace, SnapshotRecord, SnapshotState, VolumeRequest, open,
+    SnapshotErrorKind, SnapshotPlace, SnapshotRecord, SnapshotState, open,
 };
 use futures::future::join_all;
 use serde_json::json;
@@ -24,10 +21,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const DISKS: [&str; 2] = ["pg-data", "pg-wal"];
-const SNAPSHOTS: [&str; 2] = ["pg-data-20261121t074507", "pg-wal-20261121t074507"];
+pub const DISKS: [&str; 2] = ["pg-data", "pg-wal"];
+pub const SNAPSHOTS: [&str; 2] = ["pg-data-20261121t074507", "pg-wal-20261121t074507"];
 
-fn cloud(fake: &AzureFake) -> Arc<dyn SnapshotCloud> {
+pub fn cloud(fake: &AzureFake) -> Arc<dyn SnapshotCloud> {
     let endpoint = fake.endpoint();
     let environment = Environment::of([
         ("AZURE_RESOURCE_MANAGER_ENDPOINT", endpoint.as_str()),
@@ -43,7 +40,7 @@ fn place() -> SnapshotPlace {
 }
 
 /// A machine with three data disks, whose names are parts of each other.
-fn machine() -> AzureFake {
+pub fn machine() -> AzureFake {
     let fake = AzureFake::start().expect("the fake starts");
     for disk in ["pg-data", "pg-wal", "data"] {
         fake.add_disk(disk);
@@ -120,6 +117,7 @@ async fn azure_snapshots_are_incremental_copies_beside_the_machine() {
         "sourceResourceId": resource_id("disks", "pg-data"),
     });
     assert_eq!(properties["creationData"], data);
+    assert_eq!(snapshot["tags"], json!({"barman-cloud-backup": MARKER}));
     let provider = ProviderRecord::Azure {
         subscription_id: Some(SUBSCRIPTION.into()),
         resource_group: Some(GROUP.into()),
@@ -240,7 +238,7 @@ async fn an_azure_snapshot_of_the_same_name_is_neither_taken_for_new_nor_removed
 }
 
 /// What can go wrong with one request, and whether the backup survives it.
-fn faults() -> Vec<(&'static str, usize, Fault)> {
+pub fn faults() -> Vec<(&'static str, usize, Fault)> {
     vec![
         ("denied", 1, forbidden("any")),
         ("lost once", 1, Fault::LoseAnswer),
@@ -347,25 +345,75 @@ async fn azure_tokens_are_renewed_and_come_from_a_client_secret_as_well() {
 }
 
 #[tokio::test]
-async fn an_azure_snapshot_becomes_a_volume_and_goes_without_a_trace() {
+async fn an_azure_disk_given_by_its_id_in_any_case_is_backed_up_under_its_name() {
     let fake = machine();
-    fake.add_machine("recovery", &[]);
+    let id = resource_id("disks", "pg-data").replace("resourceGroups", "RESOURCEGROUPS");
+    take(&*cloud(&fake), &[&id]).await.expect("a snapshot");
+    assert_eq!(fake.snapshots(), SNAPSHOTS[..1]);
+}
+
+#[tokio::test]
+async fn names_that_azure_would_refuse_are_refused_before_anything_is_asked() {
+    let fake = machine();
+    let long = "d".repeat(70);
+    fake.add_disk(&long);
+    fake.add_machine("pg", &[(&long, 0)]);
+    let error = take(&*cloud(&fake), &[&long]).await.expect_err("too long");
+    assert!(error.hint.expect("hint").contains("leaves 64"));
+    assert!(!fake.requests().iter().any(|request| request.starts_with("PUT ")));
+}
+
+#[tokio::test]
+async fn azure_snapshots_of_another_run_with_the_same_name_are_left_alone() {
+    let fake = machine();
     let cloud = cloud(&fake);
-    let records = take(&*cloud, &DISKS[..1]).await.expect("a snapshot");
-    let instance = cloud.instance("recovery", &DiskFilter::All).await.expect("an instance");
-    let (snapshot, name) = (&records[0], "restored");
-    let request = VolumeRequest { instance: &instance, snapshot, name, patience: PATIENCE };
-    let volume = cloud.create_volume(&request, &Cancel::new()).await.expect("a volume");
-    assert_eq!(volume.source_snapshot.as_deref(), Some(SNAPSHOTS[0]));
-    assert_eq!(volume.lun, Some(0));
-    // A repeated run finds it.
-    assert_eq!(cloud.create_volume(&request, &Cancel::new()).await, Ok(volume.clone()));
-    let attached = cloud.instance("recovery", &DiskFilter::All).await.expect("an instance");
-    assert_eq!(attached.volumes, [volume]);
-    cloud.discard_volume(&request).await.expect("discarded");
-    cloud.discard_volume(&request).await.expect("nothing to discard");
-    assert!(!fake.disks().contains(&"restored".to_string()));
-    let attached = cloud.instance("recovery", &DiskFilter::All).await.expect("an instance");
-    assert!(attached.volumes.is_empty());
-    finish(&*cloud, &records).await.expect("the snapshot stays");
+    take(&*cloud, &DISKS[..1]).await.expect("a snapshot");
+    let instance = find(&*cloud, &DISKS).await.expect("an instance");
+    let planned = plan(&instance, &DISKS[..1]).expect("a plan");
+    let other = cloud.find(&expected(&planned), "another run").await.expect("looked");
+    assert_eq!(other, []);
+    assert_eq!(cloud.find(&expected(&planned), MARKER).await.expect("looked").len(), 1);
+}
+
+#[tokio::test]
+async fn azure_refusals_that_do_not_pass_are_told_at_once() {
+    for code in ["QuotaExceeded", "OperationNotAllowed", "PropertyChangeNotAllowed"] {
+        let fake = machine();
+        let cloud = cloud(&fake);
+        let records = take(&*cloud, &DISKS[..1]).await.expect("a snapshot");
+        fake.fail("DELETE", "/snapshots/", 0, usize::MAX, Fault::Refuse(refused(code)));
+        let error = cloud.delete(&records[0]).await.expect_err("refused");
+        assert!(error.message.contains(code), "{error}");
+        let tries = fake.requests().iter().filter(|r| r.starts_with("DELETE ")).count();
+        assert_eq!(tries, 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_look_that_is_throttled_does_not_abandon_azure_snapshots() {
+    let fake = machine();
+    // More often than one call is repeated.
+    fake.fail("GET", "/operations/", 0, 12, broken(503));
+    take(&*cloud(&fake), &DISKS).await.expect("snapshots");
+}
+
+#[tokio::test]
+async fn azure_operations_are_not_looked_at_before_the_time_they_name() {
+    let fake = machine();
+    fake.behave(|behaviour| {
+        behaviour.retry_after = Some(3600);
+        behaviour.pending_polls = 1000;
+    });
+    let cloud = cloud(&fake);
+    let instance = find(&*cloud, &DISKS).await.expect("an instance");
+    let planned = plan(&instance, &DISKS).expect("a plan");
+    let request =
+        CreateRequest { instance: &instance, planned: &planned, marker: MARKER, tags: &[] };
+    let records = cloud.create(&request).await.expect("asked for");
+    let before = fake.requests().len();
+    for _ in 0..5 {
+        let creating = vec![SnapshotState::Creating; 2];
+        assert_eq!(cloud.states(&records).await, Ok(creating));
+    }
+    assert_eq!(fake.requests().len(), before);
 }

@@ -1,13 +1,14 @@
 //! What EC2 does and LocalStack does not: pages, throttling, snapshots that are not seen yet,
 //! calls that are not allowed. A scripted server answers, and checks what it is asked.
 
+use crate::control_planes::model;
 use crate::control_planes::server::{Server, lock};
 use crate::gcs_fake::http::{Answer, Request, query};
-use crate::support::snapshots::{options, plan};
+use crate::support::snapshots::{PATIENCE, options, plan};
 use barman_cloud::cloud::Environment;
 use barman_cloud::snapshot::{
-    AwsSnapshot, CreateRequest, Deletion, DiskFilter, LockMode, LockTerm, SnapshotCloud,
-    SnapshotErrorKind, SnapshotLock, SnapshotPlace, SnapshotRecord, open,
+    AwsSnapshot, CreateRequest, Deletion, DiskFilter, Instance, LockMode, LockTerm, SnapshotCloud,
+    SnapshotErrorKind, SnapshotLock, SnapshotPlace, SnapshotRecord, VolumeRequest, open,
 };
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -61,6 +62,14 @@ fn answer(parameters: &HashMap<String, String>, line: Option<Line>) -> Answer {
     let action = parameters.get("Action").map(String::as_str).unwrap_or_default();
     if action != line.action {
         return unexpected(format!("{action} came where {} was expected", line.action));
+    }
+    let checked = model::ec2().check_query(parameters);
+    let checked = checked.and_then(|()| match line.status {
+        200 => model::ec2().check_answer(action, &line.answer),
+        _ => Ok(()),
+    });
+    if let Err(why) = checked {
+        return unexpected(why);
     }
     for (name, value) in &line.with {
         if parameters.get(*name).map(String::as_str) != Some(*value) {
@@ -244,4 +253,139 @@ async fn deletions_tell_locked_absent_and_forbidden_apart() {
         denied.hint.as_deref(),
         Some("Allow ec2:DeleteSnapshot for this identity in this region.")
     );
+}
+
+#[tokio::test]
+async fn a_volume_that_was_attached_meanwhile_loses_its_snapshot_again() {
+    let mut lines = two_disks();
+    let set = created(&[BOTH[0], ("snap-9", "vol-9"), BOTH[1]]);
+    lines.push(line("CreateSnapshots", set));
+    let with = vec![("SnapshotId", "snap-9")];
+    lines.push(Line { with, ..line("DeleteSnapshot", "<R><return>true</return></R>") });
+    lines.extend([line("CreateTags", "<R/>"), line("CreateTags", "<R/>")]);
+    let script = Script::play(lines);
+    assert_eq!(names(&create(&*script.cloud()).await.expect("created")), ["snap-1", "snap-2"]);
+    script.is_played();
+}
+
+#[tokio::test]
+async fn a_snapshot_beyond_the_plan_that_cannot_be_deleted_fails_the_backup_and_is_found_again() {
+    let mut lines = two_disks();
+    lines.push(line("CreateSnapshots", created(&[BOTH[0], ("snap-9", "vol-9"), BOTH[1]])));
+    lines.push(refused("DeleteSnapshot", 403, "UnauthorizedOperation"));
+    // Nothing is seen yet, and yet all three are known.
+    lines.push(line("DescribeSnapshots", "<R><snapshotSet/></R>"));
+    let script = Script::play(lines);
+    let cloud = script.cloud();
+    assert_eq!(create(&*cloud).await, Err(SnapshotErrorKind::Denied));
+    let found = cloud.find(&[], "marker").await.expect("looked");
+    assert_eq!(names(&found), ["snap-1", "snap-2", "snap-9"]);
+    script.is_played();
+}
+
+#[tokio::test]
+async fn leftovers_are_found_by_their_marker_whatever_volume_they_are_of() {
+    let found = created(&[BOTH[0], ("snap-9", "vol-9")]);
+    let other = found.replace("<description>marker<", "<description>marker of another<");
+    let script = Script::play(vec![
+        Line {
+            with: vec![
+                ("Filter.1.Name", "description"),
+                ("Filter.1.Value.1", "marker"),
+                ("Owner.1", "self"),
+            ],
+            ..line("DescribeSnapshots", found)
+        },
+        line("DescribeSnapshots", other),
+    ]);
+    let cloud = script.cloud();
+    assert_eq!(names(&cloud.find(&[], "marker").await.expect("found")), ["snap-2", "snap-9"]);
+    assert_eq!(cloud.find(&[], "marker").await, Ok(Vec::new()));
+    script.is_played();
+}
+
+#[tokio::test]
+async fn beyond_the_limit_of_volumes_that_can_be_left_out_snapshots_are_created_one_by_one() {
+    let (a, b) = (volume("vol-1", "a", "/dev/sdf"), volume("vol-2", "b", "/dev/sdg"));
+    let others = (3..44).map(|number| volume(&format!("vol-{number}"), "x", "/dev/sdh"));
+    let all: Vec<String> = [a, b].into_iter().chain(others).collect();
+    let snapshot = |volume: &'static str| Line {
+        with: vec![("VolumeId", volume), ("Description", "marker")],
+        ..line("CreateSnapshot", "<R><snapshotId>snap-9</snapshotId><status>pending</status></R>")
+    };
+    let lines = vec![
+        instances(),
+        line("DescribeVolumes", volumes(&all, "")),
+        snapshot("vol-1"),
+        snapshot("vol-2"),
+    ];
+    let script = Script::play(lines);
+    let cloud = script.cloud();
+    let filter = DiskFilter::Named(vec!["a".into(), "b".into()]);
+    let instance = cloud.instance("pg", &filter).await.expect("an instance");
+    assert_eq!(instance.others.len(), 41);
+    let planned = plan(&instance, &["a", "b"]).expect("both");
+    let request =
+        CreateRequest { instance: &instance, planned: &planned, marker: "marker", tags: &[] };
+    assert_eq!(cloud.create(&request).await.expect("created").len(), 2);
+    script.is_played();
+}
+
+#[tokio::test]
+async fn limits_of_the_account_are_told_at_once_and_not_waited_for() {
+    for code in ["SnapshotLimitExceeded", "ResourceLimitExceeded", "VolumeLimitExceeded"] {
+        let mut lines = two_disks();
+        lines.push(refused("CreateSnapshots", 400, code));
+        let script = Script::play(lines);
+        assert_eq!(create(&*script.cloud()).await, Err(SnapshotErrorKind::Call), "{code}");
+        script.is_played();
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_an_image_needs_is_named_and_a_new_one_is_deleted_although_unseen() {
+    let script = Script::play(vec![refused("DeleteSnapshot", 400, "InvalidSnapshot.InUse")]);
+    let error = script.cloud().delete(&record("snap-1")).await.expect_err("in use");
+    assert!(error.message.contains("an image was made of it"), "{error}");
+    assert!(error.hint.expect("hint").contains("AMI"));
+
+    let mut lines = two_disks();
+    lines.push(line("CreateSnapshots", created(&BOTH)));
+    lines.extend([line("CreateTags", "<R/>"), line("CreateTags", "<R/>")]);
+    lines.push(refused("DeleteSnapshot", 400, "InvalidSnapshot.NotFound"));
+    lines.push(line("DeleteSnapshot", "<R><return>true</return></R>"));
+    let script = Script::play(lines);
+    let cloud = script.cloud();
+    let records = create(&*cloud).await.expect("created");
+    assert_eq!(cloud.delete(&records[0]).await, Ok(Deletion::Deleted));
+    script.is_played();
+}
+
+#[tokio::test]
+async fn a_volume_that_refuses_to_be_deleted_for_a_moment_is_deleted_after_it() {
+    let found = "<R><volumeSet><item><volumeId>vol-5</volumeId><status>creating</status></item>\
+                 </volumeSet></R>";
+    let script = Script::play(vec![
+        line("DescribeVolumes", found),
+        refused("DeleteVolume", 400, "IncorrectState"),
+        refused("DeleteVolume", 400, "VolumeInUse"),
+        line("DeleteVolume", "<R><return>true</return></R>"),
+    ]);
+    let cloud = script.cloud();
+    let instance = Instance {
+        id: "i-1".into(),
+        name: "pg".into(),
+        zone: "eu-west-1a".into(),
+        volumes: Vec::new(),
+        others: Vec::new(),
+    };
+    let snapshot = record("snap-1");
+    let request = VolumeRequest {
+        instance: &instance,
+        snapshot: &snapshot,
+        name: "restored",
+        patience: PATIENCE,
+    };
+    cloud.discard_volume(&request).await.expect("discarded");
+    script.is_played();
 }

@@ -234,13 +234,22 @@ async fn a_google_snapshot_of_the_same_name_is_neither_taken_for_new_nor_removed
 }
 
 #[tokio::test]
-async fn a_google_snapshot_name_that_is_too_long_says_what_is_left_for_the_disk() {
+async fn names_that_google_would_refuse_are_refused_before_anything_is_asked() {
     let fake = machine();
     let long = "d".repeat(50);
     fake.add_disk(&long);
     fake.add_machine("pg", &[(&long, "pgdata")]);
     let error = take(&cloud(&fake), &[&long]).await.expect_err("too long");
     assert!(error.hint.expect("hint").contains("47"));
+    assert!(!fake.requests().iter().any(|request| request.starts_with("POST ")));
+}
+
+#[tokio::test]
+async fn a_google_disk_given_by_its_path_is_backed_up_under_its_name() {
+    let fake = machine();
+    let path = format!("{}/disks/pg-data", zone_path());
+    take(&cloud(&fake), &[&path]).await.expect("a snapshot");
+    assert_eq!(fake.snapshots(), SNAPSHOTS[..1]);
 }
 
 /// What can go wrong with one request, and how often.
@@ -333,4 +342,81 @@ async fn a_google_snapshot_becomes_a_volume_and_goes_without_a_trace() {
     cloud.discard_volume(&request).await.expect("nothing to discard");
     assert!(!fake.disks().contains(&"restored".to_string()));
     assert!(fake.snapshot(SNAPSHOTS[0]).is_some(), "{}", snapshot_path(SNAPSHOTS[0]));
+}
+
+#[tokio::test]
+async fn a_volume_of_a_machine_with_a_regional_boot_disk_is_of_the_zonal_type() {
+    let fake = machine();
+    let regional = format!("projects/{PROJECT}/regions/europe-west1/diskTypes/pd-ssd");
+    fake.add_machine("recovery", &[]);
+    fake.set_disk_type("recovery-boot", &regional);
+    let cloud = cloud(&fake);
+    let records = take(&cloud, &DISKS[..1]).await.expect("a snapshot");
+    let instance = cloud.instance("recovery", &DiskFilter::All).await.expect("an instance");
+    let (snapshot, name) = (&records[0], "restored");
+    let request = VolumeRequest { instance: &instance, snapshot, name, patience: PATIENCE };
+    cloud.create_volume(&request, &Cancel::new()).await.expect("a volume");
+    let kind = fake.disk("restored").expect("a disk")["type"].as_str().map(str::to_string);
+    assert!(kind.expect("a type").ends_with(&format!("{}/diskTypes/pd-ssd", zone_path())));
+}
+
+#[tokio::test]
+async fn a_fault_at_any_request_of_a_volume_leaves_no_google_disk_attached_or_paid_for() {
+    let whole = machine();
+    let requests = volume_and_back(&whole, usize::MAX, 0, throttled()).await;
+    assert!(requests >= 6, "{:#?}", whole.requests());
+    for (_, times, fault) in faults() {
+        let tries = (0..requests).map(|passed| {
+            let fault = fault.clone();
+            async move {
+                volume_and_back(&machine(), passed, times, fault).await;
+            }
+        });
+        join_all(tries).await;
+    }
+}
+
+/// Makes a volume with a fault at one request, and takes it back as a restore that failed does.
+/// Returns how many requests the making took.
+async fn volume_and_back(fake: &GoogleFake, passed: usize, times: usize, fault: Fault) -> usize {
+    fake.add_machine("recovery", &[]);
+    let cloud = cloud(fake);
+    let records = take(&cloud, &DISKS[..1]).await.expect("a snapshot");
+    let instance = cloud.instance("recovery", &DiskFilter::All).await.expect("an instance");
+    let (snapshot, name) = (&records[0], "restored");
+    let request = VolumeRequest { instance: &instance, snapshot, name, patience: PATIENCE };
+    let before = fake.requests().len();
+    fake.fail("", "/compute/v1/", passed, times, fault);
+    let _ = cloud.create_volume(&request, &Cancel::new()).await;
+    let asked = fake.requests().len() - before;
+    fake.forget_faults();
+    cloud.discard_volume(&request).await.expect("discarded");
+    assert!(!fake.disks().contains(&"restored".to_string()), "at {passed}");
+    let left = cloud.instance("recovery", &DiskFilter::All).await.expect("an instance");
+    assert!(left.volumes.is_empty(), "at {passed}");
+    asked
+}
+
+#[tokio::test]
+async fn a_google_disk_that_another_machine_has_is_not_waited_for() {
+    let fake = machine();
+    fake.add_machine("recovery", &[]);
+    let cloud = cloud(&fake);
+    let records = take(&cloud, &DISKS[..1]).await.expect("a snapshot");
+    fake.add_disk_from("restored", SNAPSHOTS[0]);
+    fake.add_machine("other", &[("restored", "x")]);
+    let instance = cloud.instance("recovery", &DiskFilter::All).await.expect("an instance");
+    let (snapshot, name) = (&records[0], "restored");
+    let request = VolumeRequest { instance: &instance, snapshot, name, patience: PATIENCE };
+    let error = cloud.discard_volume(&request).await.expect_err("in use");
+    assert!(error.message.contains("resourceInUseByAnotherResource"), "{error}");
+    assert_eq!(fake.requests().iter().filter(|r| r.starts_with("DELETE ")).count(), 1);
+}
+
+#[tokio::test]
+async fn a_look_that_is_throttled_does_not_abandon_google_snapshots() {
+    let fake = machine();
+    // More often than one call is repeated.
+    fake.fail("GET", "/snapshots/", 0, 12, throttled());
+    take(&cloud(&fake), &DISKS).await.expect("snapshots");
 }

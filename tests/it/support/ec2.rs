@@ -10,6 +10,7 @@
 //! The lab adds what LocalStack lacks: locks, snapshots that are pending for some looks, and
 //! faults at chosen calls.
 
+use crate::control_planes::model;
 use crate::control_planes::server::{Fault, Server, lock};
 use crate::gcs_fake::http::{Answer, Request, query};
 use crate::support::http;
@@ -52,6 +53,14 @@ struct State {
     points: Vec<PathBuf>,
     actions: Vec<String>,
     lock_calls: Vec<String>,
+    late_volume: Option<LateVolume>,
+}
+
+/// A volume that is attached only while snapshots are created.
+#[derive(Clone, Debug)]
+struct LateVolume {
+    volume_id: String,
+    instance_id: String,
 }
 
 const REGION: &str = "us-east-1";
@@ -78,6 +87,7 @@ impl Ec2Lab {
             points: Vec::new(),
             actions: Vec::new(),
             lock_calls: Vec::new(),
+            late_volume: None,
         }));
         let serving = Arc::clone(&state);
         let handler = move |request: &Request, _: &str| respond(request, &mut lock(&serving));
@@ -154,6 +164,20 @@ impl Ec2Lab {
         }
         found.sort();
         found
+    }
+
+    /// From now on another volume is attached after the instance was described, each time just
+    /// before snapshots are created. Returns it as a disk that is nowhere mounted.
+    pub fn attach_another_too_late(&self) -> LabDisk {
+        let name = unique("late");
+        let tags = name_tag("volume", &name);
+        let made =
+            self.direct(&format!("Action=CreateVolume&AvailabilityZone={REGION}a&Size=1{tags}"));
+        let volume_id = between(&made, "<volumeId>", "</volumeId>").remove(0);
+        let instance_id = self.instance_id();
+        let late = LateVolume { volume_id: volume_id.clone(), instance_id };
+        lock(&self.state).late_volume = Some(late);
+        LabDisk { name, volume_id, point: PathBuf::new(), image: PathBuf::new() }
     }
 
     /// The tags of a snapshot.
@@ -268,6 +292,9 @@ fn respond(request: &Request, state: &mut State) -> Answer {
     let value = |name: &str| parameters.get(name).cloned().unwrap_or_default();
     let action = value("Action");
     state.actions.push(action.clone());
+    if let Err(why) = model::ec2().check_query(&parameters) {
+        return refusal("NotInTheModel", &why);
+    }
     match action.as_str() {
         "LockSnapshot" => return lock_snapshot(state, &parameters),
         "DeleteSnapshot" if state.locks.contains(&value("SnapshotId")) => {
@@ -280,7 +307,19 @@ fn respond(request: &Request, state: &mut State) -> Answer {
         "CreateSnapshot" | "CreateSnapshots" => state.copy_disks(),
         _ => HashMap::new(),
     };
+    let late = state.late_volume.clone().filter(|_| action == "CreateSnapshots");
+    let change_late = |action: &str| {
+        if let Some(LateVolume { volume_id, instance_id }) = &late {
+            let device = if action == "AttachVolume" { "&Device=/dev/sdz" } else { "" };
+            let query =
+                format!("Action={action}&VolumeId={volume_id}&InstanceId={instance_id}{device}");
+            let (status, body) = forward(&state.endpoint, &format!("{query}&Version=2016-11-15"));
+            assert_eq!(status, 200, "{query}: {body}");
+        }
+    };
+    change_late("AttachVolume");
     let (status, mut answer) = forward(&state.endpoint, &body);
+    change_late("DetachVolume");
     if status == 200 && !copies.is_empty() {
         let ids = between(&answer, "<snapshotId>", "</snapshotId>");
         let volumes = between(&answer, "<volumeId>", "</volumeId>");

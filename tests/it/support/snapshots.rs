@@ -4,8 +4,9 @@ use barman_cloud::cloud::PlainHttp;
 use barman_cloud::flow::{Cancel, RetryLimits};
 use barman_cloud::monitor::Silent;
 use barman_cloud::snapshot::{
-    CreateRequest, Deletion, DiskFilter, Instance, Patience, PlannedSnapshot, Reached,
-    SnapshotCloud, SnapshotError, SnapshotOptions, SnapshotRecord, select, wait,
+    CreateRequest, Deletion, DiskFilter, ExpectedSnapshot, Instance, Patience, PlannedSnapshot,
+    Reached, SnapshotCloud, SnapshotError, SnapshotOptions, SnapshotRecord, select, snapshot_name,
+    wait,
 };
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ pub fn plan(instance: &Instance, disks: &[&str]) -> Result<Vec<PlannedSnapshot>,
         .zip(volumes)
         .map(|(disk, volume)| PlannedSnapshot {
             disk: disk.clone(),
-            name: format!("{disk}-20261121t074507"),
+            name: snapshot_name(disk, "20261121T074507"),
             volume: volume.clone(),
         })
         .collect())
@@ -54,6 +55,7 @@ pub async fn take(
 ) -> Result<Vec<SnapshotRecord>, SnapshotError> {
     let instance = find(cloud, disks).await?;
     let planned = plan(&instance, disks)?;
+    cloud.check_plan(&planned)?;
     let tags = [("team".to_string(), "db".to_string())];
     let request =
         CreateRequest { instance: &instance, planned: &planned, marker: MARKER, tags: &tags };
@@ -74,6 +76,15 @@ pub async fn finish(
     wait(cloud, records, Reached::Completion, PATIENCE, &Silent, &Cancel::new()).await
 }
 
+/// What a run of this plan may have left.
+pub fn expected(planned: &[PlannedSnapshot]) -> Vec<ExpectedSnapshot> {
+    let expected = |planned: &PlannedSnapshot| ExpectedSnapshot {
+        name: planned.name.clone(),
+        volume_id: planned.volume.id.clone(),
+    };
+    planned.iter().map(expected).collect()
+}
+
 /// [`take`], and what a backup does when that fails: nothing of it may stay.
 pub async fn take_or_clean(
     cloud: &dyn SnapshotCloud,
@@ -84,12 +95,11 @@ pub async fn take_or_clean(
         Err(error) => error,
     };
     let Ok(instance) = find(cloud, disks).await else { return Err(error) };
-    for planned in plan(&instance, disks).expect("the disks are there") {
-        let found = cloud.find(&planned.name, &planned.volume.id, MARKER).await;
-        for record in found.expect("the cloud answers again") {
-            let deleted = cloud.delete(&record).await.expect("it can be deleted");
-            assert_eq!(deleted, Deletion::Deleted);
-        }
+    let planned = plan(&instance, disks).expect("the disks are there");
+    let found = cloud.find(&expected(&planned), MARKER).await;
+    for record in found.expect("the cloud answers again") {
+        let deleted = cloud.delete(&record).await.expect("it can be deleted");
+        assert_eq!(deleted, Deletion::Deleted);
     }
     Err(error)
 }

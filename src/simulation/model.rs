@@ -30,6 +30,8 @@ pub struct Model {
     pub contents: Vec<Content>,
     /// Kept, as far as that was acknowledged before this round.
     pub kept: BTreeSet<String>,
+    /// Those that a standalone keep was ever asked for: what follows their end may be gone.
+    pub standalone: BTreeSet<String>,
     /// DONE after the last round.
     pub done: BTreeSet<String>,
 }

@@ -276,6 +276,9 @@ impl World {
         if !sets {
             self.model.kept.remove(&id);
         }
+        if sets && target == KeepTarget::Standalone {
+            self.model.standalone.insert(id.clone());
+        }
         Box::pin(async move {
             let catalog = commands::catalog(store);
             let done = async {
@@ -422,7 +425,7 @@ impl World {
                 timeline: begin.timeline.number(),
                 begin: begin.number,
                 end: end.number,
-                standalone: backup.kept() == Some(KeepTarget::Standalone),
+                standalone: self.model.standalone.contains(backup.id.as_str()),
             });
         }
         Ok(listed)

@@ -44,6 +44,10 @@ pub mod codec;
 pub mod flow;
 pub mod tarball;
 
+// The verbs over a store that fails as a seed says, beside a model of what must be true.
+#[cfg(test)]
+pub mod simulation;
+
 // Values: no I/O, no async.
 pub mod monitor;
 pub mod pgdata;

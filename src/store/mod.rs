@@ -44,6 +44,10 @@ mod s3;
 #[cfg(test)]
 pub(crate) mod scripted;
 mod s3_region;
+#[cfg(test)]
+mod simulated;
+#[cfg(test)]
+mod simulated_s3;
 mod translate;
 mod upload;
 mod url;
@@ -59,6 +63,10 @@ pub use handle::{ListEntry, ObjectMeta, PutMode, PutOptions, PutOutcome, Store};
 pub use key::{ObjectKey, ObjectKeyError};
 pub use lock::ObjectLock;
 pub use options::{AddressingStyle, AzureBlocks, S3Encryption, StoreOptions};
+#[cfg(test)]
+pub(crate) use simulated::{Faults, SimulatedServer};
+#[cfg(test)]
+pub(crate) use simulated_s3::Conditions;
 pub use upload::{Upload, Uploaded};
 pub use url::{StoreUrl, StoreUrlError};
 pub use writer::{Courier, ObjectWriteError, ObjectWriter, WrittenObject, hex};

@@ -14,6 +14,7 @@ mod connection;
 #[allow(dead_code, reason = "tests of one cloud use their part")]
 mod control_planes;
 mod control_planes_strict;
+mod crash_campaign;
 mod exit_codes;
 mod exit_codes_content;
 mod fuzzing;

@@ -41,9 +41,9 @@ mod read;
 #[cfg(test)]
 pub(crate) mod recording;
 mod s3;
+mod s3_region;
 #[cfg(test)]
 pub(crate) mod scripted;
-mod s3_region;
 #[cfg(test)]
 mod simulated;
 #[cfg(test)]

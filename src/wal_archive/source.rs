@@ -143,23 +143,6 @@ impl Read for SourceReader {
     }
 }
 
-/// How a file contradicts its name or its own header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Misfit {
-    Size { expected: u64 },
-    Position { segment: WalSegment },
-}
-
-/// Holds a segment (complete or partial) against its header.
-pub fn misfit(name: &WalFileName, header: &WalPageHeader, bytes: u64) -> Option<Misfit> {
-    let expected = u64::from(header.segment_size.bytes());
-    if bytes != expected {
-        return Some(Misfit::Size { expected });
-    }
-    let segment = segment_of(name, header.segment_size)?;
-    (segment.start(header.segment_size) != header.address).then_some(Misfit::Position { segment })
-}
-
 /// The header, where the file is one that has it.
 pub fn header_of(name: &WalFileName, first: &[u8]) -> Option<WalPageHeader> {
     match name.kind() {

@@ -72,7 +72,12 @@ async fn use_it(
     store.bucket_exists().await.expect_err("nobody is there");
     let tags = vec![("key".to_string(), "h\u{e9}\n".to_string())];
     store
-        .put(&key("k"), Bytes::new(), PutMode::Create, &PutOptions { tags })
+        .put(
+            &key("k"),
+            Bytes::new(),
+            PutMode::Create,
+            &PutOptions { tags, ..PutOptions::default() },
+        )
         .await
         .expect_err("nobody is there")
 }

@@ -179,7 +179,7 @@ async fn every_flipped_bit_of_a_stored_file_is_noticed_on_delivery() {
         let key = world.catalog.layout().wal(&WalFileName::parse(&name).expect("name"), None);
         let store = world.catalog.store();
         let noted = store.head(&key).await.expect("head").expect("there").metadata;
-        let noted: Vec<_> = noted.into_iter().map(|(_, value)| ("plainsha256", value)).collect();
+        let noted: Vec<_> = noted.into_values().map(|value| ("plainsha256", value)).collect();
         let options = StorePutOptions { metadata: noted, ..StorePutOptions::default() };
         for number in 0..25 {
             let mut damaged = content.clone();

@@ -23,6 +23,9 @@ use std::num::{NonZeroU32, NonZeroUsize};
 
 const THREADS_MAX: usize = 4;
 
+/// A block and the plain bytes that it was made of.
+type EncodedBlock = Result<(FileBlock, Vec<u8>), CodecError>;
+
 /// A file as it is stored, and the digest of the very bytes that went into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -93,8 +96,7 @@ fn in_blocks(
     } else {
         let pool = WorkerPool::new(NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN));
         let buffers = Buffers::new(BLOCK_BYTES, threads * 2);
-        let mut waiting: VecDeque<Pending<Result<(FileBlock, Vec<u8>), CodecError>>> =
-            VecDeque::new();
+        let mut waiting: VecDeque<Pending<EncodedBlock>> = VecDeque::new();
         let mut at = 0;
         while at < bytes || !waiting.is_empty() {
             if at < bytes && waiting.len() < threads * 2 {
@@ -126,7 +128,7 @@ fn encode_at(
     length: u64,
     encoder: &FileBlockEncoder,
     mut buffer: Vec<u8>,
-) -> Result<(FileBlock, Vec<u8>), CodecError> {
+) -> EncodedBlock {
     buffer.resize(usize::try_from(length).expect("at most a block"), 0);
     source.read_at(at, &mut buffer).map_err(CodecError::Source)?;
     Ok((encoder.encode(&buffer)?, buffer))

@@ -73,7 +73,7 @@ const POSTGRESQL_GOES_ON_MAX: u8 = 125;
 ///
 /// Source: `ParseConfigFp` and `parse_bool_with_len`, PostgreSQL 11 src/backend/utils.
 fn standby_mode(settings: &str) -> bool {
-    let values = settings.lines().filter_map(|line| {
+    let mut values = settings.lines().filter_map(|line| {
         let line = line.trim();
         let end = line.find(|c: char| c == '=' || c.is_whitespace())?;
         let (name, rest) = line.split_at(end);
@@ -81,7 +81,7 @@ fn standby_mode(settings: &str) -> bool {
         let word = rest.split(|c: char| c == '#' || c.is_whitespace()).next()?;
         name.eq_ignore_ascii_case("standby_mode").then(|| word.trim_matches('\'').to_lowercase())
     });
-    values.last().is_some_and(|value| {
+    values.next_back().is_some_and(|value| {
         let spelled = |word: &str| !value.is_empty() && word.starts_with(&value);
         value == "1" || value == "on" || spelled("true") || spelled("yes")
     })

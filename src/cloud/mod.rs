@@ -46,6 +46,7 @@ pub use endpoint::{
     CloudError, PlainHttp, check_endpoint, check_signed_endpoint, is_protected, without_user,
 };
 pub use environment::Environment;
+pub(crate) use fit::check_header_value;
 pub use fit::is_region;
 pub use google::{GoogleCredentialProvider, GoogleIdentity, GoogleSettings};
 pub use kept::KeptRegion;

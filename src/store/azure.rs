@@ -1,6 +1,8 @@
 //! Azure Blob Storage.
 
-use crate::cloud::{AzureCredentialProvider, AzureSettings, CloudError, Environment, Rewrite};
+use crate::cloud::{
+    AzureCredentialProvider, AzureSettings, CloudError, Environment, Rewrite, check_header_value,
+};
 use crate::store::StoreOptions;
 use crate::store::blocks::CreateOnly;
 use crate::store::bucket::{AzureContainer, Bucket};
@@ -70,6 +72,7 @@ pub fn open(
 
 fn encryption_scope(options: &StoreOptions) -> Result<Option<HeaderValue>, CloudError> {
     let Some(scope) = &options.azure_encryption_scope else { return Ok(None) };
+    check_header_value("option --encryption-scope", scope)?;
     let value = HeaderValue::try_from(scope)
         .map_err(|_| CloudError::new(format!("\"{scope}\" cannot be an encryption scope")))?;
     Ok(Some(value))

@@ -1,6 +1,6 @@
 //! Google Cloud Storage, by its XML interface for objects and JSON for buckets.
 
-use crate::cloud::{CloudError, Environment, GoogleSettings, Rewrite};
+use crate::cloud::{CloudError, Environment, GoogleSettings, Rewrite, check_header_value};
 use crate::store::StoreOptions;
 use crate::store::bucket::{Bucket, GoogleBucket};
 use crate::store::conditions::Known;
@@ -58,6 +58,7 @@ pub fn open(
 
 fn kms_key(options: &StoreOptions) -> Result<Option<HeaderValue>, CloudError> {
     let Some(key) = &options.gcs_kms_key else { return Ok(None) };
+    check_header_value("option --kms-key-name", key)?;
     let value = HeaderValue::try_from(key)
         .map_err(|_| CloudError::new(format!("\"{key}\" cannot be the name of a KMS key")))?;
     Ok(Some(value))

@@ -1,6 +1,8 @@
 //! S3 and its dialects.
 
-use crate::cloud::{AwsSettings, CloudError, Environment, KeptRegion, is_protected};
+use crate::cloud::{
+    AwsSettings, CloudError, Environment, KeptRegion, check_header_value, is_protected,
+};
 use crate::store::StoreOptions;
 use crate::store::bucket::{Bucket, S3Bucket};
 use crate::store::conditions::Known;
@@ -80,6 +82,9 @@ fn encrypted(
         None => vec![],
         Some(S3Encryption::Aes256) => vec![("aws_server_side_encryption", "AES256")],
         Some(S3Encryption::Kms { key_id }) => {
+            if let Some(key_id) = key_id {
+                check_header_value("option --sse-kms-key-id", key_id)?;
+            }
             let key_id = key_id.as_deref().map(|key_id| ("aws_sse_kms_key_id", key_id));
             [("aws_server_side_encryption", "aws:kms")].into_iter().chain(key_id).collect()
         }

@@ -30,7 +30,8 @@ fn self_signed(folder: &TempDir, name: &str) -> Option<(PathBuf, PathBuf)> {
 
 fn list(server: &WebServer, variables: &[(&str, &str)]) -> Outcome {
     let url = format!("https://127.0.0.1:{}", server.port);
-    let mut command = Command::new(Commands::ours().program("barman-cloud-backup-list"));
+    let ours = Commands::ours();
+    let mut command = Command::new(ours.program("barman-cloud-backup-list"));
     clean_environment(&mut command, Path::new("/nonexistent"));
     let keys = [("AWS_ACCESS_KEY_ID", "me"), ("AWS_SECRET_ACCESS_KEY", "hush")];
     as_postgres(&mut command).envs(keys).envs(variables.iter().copied());

@@ -52,11 +52,15 @@ fn options(name: &str) -> Vec<&'static str> {
     }
 }
 
-fn command(name: &str, words: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(Commands::ours().program(name));
+fn command(ours: &Commands, name: &str, words: &[&str], variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(ours.program(name));
     clean_environment(&mut command, Path::new("/nonexistent"));
     as_postgres(&mut command).args(words).envs(variables.iter().copied());
     command
+}
+
+fn start(name: &str, words: &[&str], variables: &[(&str, &str)]) -> Outcome {
+    run(&mut command(&Commands::ours(), name, words, variables))
 }
 
 #[track_caller]
@@ -77,7 +81,7 @@ fn all_are_silent_about_secrets(place: &[&str], variables: &[(&str, &str)]) {
             let talk = ["-vvv", "--log-format", format];
             let (url, place) = place.split_last().expect("a URL");
             let words = [&talk[..], place, &options, &[*url], &positionals].concat();
-            let outcome = says_no_secret(run(&mut command(name, &words, variables)));
+            let outcome = says_no_secret(start(name, &words, variables));
             assert!(!outcome.status.success(), "nothing here can succeed\n{outcome}");
         }
     }
@@ -140,7 +144,7 @@ fn no_command_says_the_secret_of_a_service_principal_or_service_account() {
         ("AZURE_AUTHORITY_HOST", "http://127.0.0.1:1"),
     ];
     let list = ["-vvv", "--cloud-provider", "azure-blob-storage", url, "main"];
-    says_no_secret(run(&mut command("barman-cloud-backup-list", &list, &principal))).exits(4);
+    says_no_secret(start("barman-cloud-backup-list", &list, &principal)).exits(4);
 }
 
 #[test]
@@ -158,7 +162,7 @@ fn what_is_typed_in_the_wrong_place_is_not_repeated_with_its_password() {
     ];
     for line in lines {
         let words = [&["-vvv"][..], line].concat();
-        let outcome = run(&mut command("barman-cloud-backup-list", &words, &AWS));
+        let outcome = start("barman-cloud-backup-list", &words, &AWS);
         says_no_secret(outcome);
     }
     for conninfo in [
@@ -170,7 +174,7 @@ fn what_is_typed_in_the_wrong_place_is_not_repeated_with_its_password() {
         "host=127.0.0.1 port=x password=MARKED-plain",
     ] {
         let words = ["-vvv", "-d", conninfo, "s3://bucket/p", "main"];
-        let outcome = run(&mut command("barman-cloud-backup", &words, &AWS));
+        let outcome = start("barman-cloud-backup", &words, &AWS);
         assert!(!says_no_secret(outcome).status.success());
     }
 }
@@ -183,7 +187,7 @@ fn the_password_of_a_proxy_is_not_said() {
     let variables = [&AWS[..], &variables].concat();
     for endpoint in ["https://s3.example", "http://s3.example"] {
         let words = ["-vvv", "--endpoint-url", endpoint, "--allow-http", "s3://bucket/p", "main"];
-        says_no_secret(run(&mut command("barman-cloud-backup-list", &words, &variables)));
+        says_no_secret(start("barman-cloud-backup-list", &words, &variables));
     }
 }
 
@@ -203,7 +207,8 @@ fn commands_that_succeed_say_no_secret_either() {
         ("barman-cloud-check-wal-archive", &["other"]),
     ];
     for (name, positionals) in lines {
-        let mut command = Commands::ours().command(name, &store, &["-vvv"], positionals);
+        let ours = Commands::ours();
+        let mut command = ours.command(name, &store, &["-vvv"], positionals);
         says_no_secret(run(command.envs(AWS))).exits(0);
     }
 }
@@ -213,7 +218,8 @@ fn a_command_leaves_no_core_dump_and_its_memory_to_nobody() {
     let server = WebServer::play(|_| WebAnswer::Silence);
     let endpoint = server.url();
     let words = ["--endpoint-url", endpoint.as_str(), "s3://bucket/p", "main"];
-    let running = spawn(&mut command("barman-cloud-backup-list", &words, &AWS));
+    let ours = Commands::ours();
+    let running = spawn(&mut command(&ours, "barman-cloud-backup-list", &words, &AWS));
     let limit = Duration::from_secs(60);
     wait_until("a request", limit, || !server.requests().is_empty());
     let process = format!("/proc/{}", running.id());

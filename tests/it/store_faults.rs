@@ -134,7 +134,8 @@ fn what_gives_access_goes_over_plain_http_to_another_machine_only_when_allowed()
     let keys: Vec<(&str, &str)> =
         keys.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let token = [&keys[..], &[("AWS_SESSION_TOKEN", "token")]].concat();
-    let cases: [(&StoreUrl, &[(&str, &str)], bool); 5] = [
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&StoreUrl, Variables<'_>, bool); 5] = [
         (&s3, &keys, true),
         (&s3, &token, false),
         (&azure, &[("AZURE_STORAGE_KEY", ACCOUNT_KEY)], true),

@@ -120,7 +120,8 @@ async fn an_option_that_fits_into_no_request_is_refused_and_never_panics() {
 }
 
 fn list(words: &[&str], variables: &[(&str, &str)]) -> Outcome {
-    let mut command = Command::new(Commands::ours().program("barman-cloud-backup-list"));
+    let ours = Commands::ours();
+    let mut command = Command::new(ours.program("barman-cloud-backup-list"));
     clean_environment(&mut command, Path::new("/nonexistent"));
     run(as_postgres(&mut command).args(words).envs(variables.iter().copied()))
 }
@@ -243,7 +244,7 @@ fn a_session_token_goes_over_plain_http_only_when_allowed_wherever_it_comes_from
         list(&words, &variables).exits(4).says("session token").says("--allow-http");
         assert!(server.requests().is_empty(), "the token was sent");
         list(&[&["--allow-http"][..], &words].concat(), &variables).exits(0);
-        assert_eq!(server.requests().len(), 1);
+        assert!(!server.requests().is_empty());
         server.forget();
     }
 }

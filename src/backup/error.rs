@@ -38,7 +38,7 @@ pub enum BackupError {
         "the WAL archive lacks {count} of the segments that the backup needs, the first is \"{first}\" (waited {} s)",
         waited.as_secs()
     )]
-    WalMissing { first: String, count: usize, waited: Duration, delay: Delay },
+    WalMissing { first: String, count: usize, waited: Duration, delay: Box<Delay> },
     /// The archive holds another content under the name of a segment of this backup, or of one
     /// that the archiver must pass on before those of this backup.
     #[error(
@@ -78,9 +78,8 @@ pub enum BackupError {
 impl BackupError {
     /// What is known beyond the message.
     pub fn detail(&self) -> Option<String> {
-        let Self::WalMissing { delay: Delay::Archiver { waiting, failure }, .. } = self else {
-            return None;
-        };
+        let Self::WalMissing { delay, .. } = self else { return None };
+        let Delay::Archiver { waiting, failure } = delay.as_ref() else { return None };
         let waiting = waiting.as_ref().map(|WaitingSegments { first, count }| {
             format!("{count} segments wait for this server's archiver, the first is \"{first}\".")
         });
@@ -97,15 +96,7 @@ impl BackupError {
                 "The file system must lie directly on the disk, without partitions or LVM."
             }
             Self::Uncovered { .. } => "Name its disk too, with --snapshot-disk.",
-            Self::WalMissing { delay: Delay::Archiver { .. }, .. } => {
-                "PostgreSQL's log says why archive_command fails."
-            }
-            Self::WalMissing { delay: Delay::IdlePrimary, .. } => {
-                "The primary has written too little to complete the segment. While the backup waits, run on the primary: SELECT pg_switch_wal(); or set archive_timeout there, or give --wal-timeout."
-            }
-            Self::WalMissing { delay: Delay::Elsewhere, .. } => {
-                "Does whoever archives the WAL of this server (on a standby, the primary) archive to the same server name?"
-            }
+            Self::WalMissing { delay, .. } => hint_of(delay),
             Self::WalNotOurs { .. } => {
                 "Was this server reverted to an older state, or does another one archive to the same server name? Archive it under another server name."
             }
@@ -116,6 +107,18 @@ impl BackupError {
             _ => return None,
         };
         Some(hint.into())
+    }
+}
+
+fn hint_of(delay: &Delay) -> &'static str {
+    match delay {
+        Delay::Archiver { .. } => "PostgreSQL's log says why archive_command fails.",
+        Delay::IdlePrimary => {
+            "The primary has written too little to complete the segment. While the backup waits, run on the primary: SELECT pg_switch_wal(); or set archive_timeout there, or give --wal-timeout."
+        }
+        Delay::Elsewhere => {
+            "Does whoever archives the WAL of this server (on a standby, the primary) archive to the same server name?"
+        }
     }
 }
 

@@ -167,6 +167,7 @@ impl<'a> NeededWal<'a> {
             let left = waited.saturating_sub(begun.elapsed());
             if left.is_zero() {
                 let (first, count) = (first.name(self.size), pending.len());
+                let delay = Box::new(delay);
                 return Err(BackupError::WalMissing { first, count, waited, delay });
             }
             if begun.elapsed() >= tell_after {

@@ -44,7 +44,7 @@ async fn converse(mut stream: UnixStream, cluster: &SharedCluster) -> io::Result
     let mut startup = vec![0; usize::try_from(length).unwrap_or(0).saturating_sub(4)];
     stream.read_exact(&mut startup).await?;
     let mut answer = message(b'R', &0u32.to_be_bytes());
-    answer.extend(message(b'S', b"server_version\0015.20\0"));
+    answer.extend(message(b'S', b"server_version\x0015.20\0"));
     answer.extend(message(b'S', b"client_encoding\0UTF8\0"));
     answer.extend(message(b'K', &[0; 8]));
     answer.extend(message(b'Z', b"I"));

@@ -111,9 +111,12 @@ fn forgetful(size: &'static str, whose: fn(&str) -> String) -> WebServer {
     })
 }
 
+/// The size of what is stored, whose mark it bears, and whether it counts.
+type Case = (&'static str, fn(&str) -> String, bool);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_completed_upload_counts_although_its_answer_was_lost_and_only_then() {
-    let cases: [(&'static str, fn(&str) -> String, bool); 3] = [
+    let cases: [Case; 3] = [
         ("part", |marker| marker.to_string(), true),
         ("part", |_| "somebody else's".to_string(), false),
         ("half a part", |marker| marker.to_string(), false),

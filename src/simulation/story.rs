@@ -299,7 +299,13 @@ impl World {
 
     /// A clone of the cluster, or another one, that archives under a name that is taken.
     fn impostor(&mut self) -> LocalBoxFuture<'static, Outcome> {
-        let names: Vec<String> = self.model.needed_live(&[]).iter().map(|n| (*n).into()).collect();
+        // One that a policy has deleted may be archived again by anyone.
+        let names: Vec<String> = {
+            let objects = self.server.objects();
+            let there = |name: &&&str| objects.keys().any(|key| key.contains(**name));
+            let archived = self.model.needed_live(&[]);
+            archived.iter().filter(there).map(|name| (*name).into()).collect()
+        };
         let count = u64::try_from(names.len()).expect("few");
         if count == 0 {
             return Box::pin(async { Outcome::Nothing });

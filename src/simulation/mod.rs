@@ -21,6 +21,7 @@
 
 mod cluster;
 mod commands;
+mod look;
 mod model;
 mod server;
 mod story;

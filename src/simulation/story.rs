@@ -1,18 +1,14 @@
 //! One story: rounds of commands that run side by side, and a look at everything after each.
 
-use crate::catalog::{KeepTarget, WalObject};
-use crate::codec::{Compression, decoder};
+use crate::catalog::KeepTarget;
+use crate::codec::Compression;
 use crate::simulation::cluster::{Cluster, segment_name};
-use crate::simulation::commands::{self, Acknowledged, sum_of};
-use crate::simulation::model::{Listed, Model};
+use crate::simulation::commands::{self, Acknowledged};
+use crate::simulation::model::Model;
 use crate::simulation::server::{SharedCluster, locked, serve};
 use crate::store::{Conditions, Faults, SimulatedServer, Store};
 use futures::future::LocalBoxFuture;
-use futures::stream::TryStreamExt;
 use jiff::{SignedDuration, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
-use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 const ROUNDS: u64 = 7;
@@ -25,26 +21,24 @@ enum Outcome {
     Nothing,
     Kept(String),
     Released(String),
-    /// A policy was carried out, or tried.
-    Policy,
     /// One backup was deleted, or may have been.
     Deleted(String),
     /// The command itself found that something is lost.
     Wrong(String),
 }
 
-struct World {
-    seed: u64,
-    draws: u64,
-    server: SimulatedServer,
-    cluster: SharedCluster,
-    acknowledged: Acknowledged,
-    model: Model,
-    now: Timestamp,
-    redundancy: u32,
-    scratch: tempfile::TempDir,
-    processes: u64,
-    log: Arc<Mutex<Vec<String>>>,
+pub struct World {
+    pub seed: u64,
+    pub draws: u64,
+    pub server: SimulatedServer,
+    pub cluster: SharedCluster,
+    pub acknowledged: Acknowledged,
+    pub model: Model,
+    pub now: Timestamp,
+    pub redundancy: u32,
+    pub scratch: tempfile::TempDir,
+    pub processes: u64,
+    pub log: Arc<Mutex<Vec<String>>>,
 }
 
 /// Tells the story of `seed`; what went wrong, if anything did.
@@ -98,7 +92,7 @@ impl World {
         self.draw(100) < percent
     }
 
-    fn note(&self, line: String) {
+    pub fn note(&self, line: String) {
         self.log.lock().expect("no panics").push(line);
     }
 
@@ -131,8 +125,7 @@ impl World {
 
     /// Recovery to a point of the past, on the line that is alive, and a new timeline from there.
     fn promote(&mut self) {
-        let first = self.model.done.len();
-        if first == 0 {
+        if self.model.done.is_empty() {
             return;
         }
         let (live, current) = {
@@ -215,7 +208,7 @@ impl World {
 
     fn take(&mut self, outcome: Outcome) -> Result<(), String> {
         match outcome {
-            Outcome::Nothing | Outcome::Policy => {}
+            Outcome::Nothing => {}
             Outcome::Kept(id) => drop(self.model.kept.insert(id)),
             Outcome::Released(id) => drop(self.model.kept.remove(&id)),
             Outcome::Deleted(id) => drop(self.model.done.remove(&id)),
@@ -257,7 +250,7 @@ impl World {
                 () = killed => None,
             };
             log.lock().expect("no panics").push(format!("  delete {one:?}: {deleted:?}"));
-            one.map_or(Outcome::Policy, Outcome::Deleted)
+            one.map_or(Outcome::Nothing, Outcome::Deleted)
         })
     }
 
@@ -380,130 +373,5 @@ impl World {
                 _ => Outcome::Nothing,
             }
         })
-    }
-
-    /// Looks at everything without faults.
-    async fn look(&mut self) -> Result<(), String> {
-        for (name, sum) in std::mem::take(&mut *self.acknowledged.lock().expect("no panics")) {
-            self.model.acknowledge(&name, sum)?;
-        }
-        let listed = self.listed().await?;
-        let ids: BTreeSet<String> = listed.iter().map(|backup| backup.id.clone()).collect();
-        self.note(format!("  listed as DONE: {ids:?}"));
-        if let Some(lost) = self.model.kept.iter().find(|id| !ids.contains(*id)) {
-            return Err(format!("backup \"{lost}\" is kept and gone"));
-        }
-        let promised = self.model.done.len().min(usize::try_from(self.redundancy).expect("small"));
-        if ids.len() < promised {
-            return Err(format!("{} backups are left, {promised} were promised", ids.len()));
-        }
-        self.model.done = ids;
-        let stored = self.stored_wal().await?;
-        let mut needed: BTreeSet<&str> = self.model.needed_live(&listed).into_iter().collect();
-        for backup in &listed {
-            needed.extend(self.model.needed_by(backup));
-            for name in Model::own_wal(backup) {
-                if !stored.contains_key(&name) {
-                    return Err(format!("backup \"{}\" is DONE without \"{name}\"", backup.id));
-                }
-            }
-        }
-        match needed.into_iter().find(|name| !stored.contains_key(*name)) {
-            Some(name) => Err(format!("\"{name}\" was archived, is needed and gone")),
-            None => Ok(()),
-        }
-    }
-
-    async fn listed(&self) -> Result<Vec<Listed>, String> {
-        let catalog = commands::catalog(self.server.faultless());
-        let listing = catalog.load(&commands::limits(), self.now).await;
-        let listing = listing.map_err(|error| error.to_string())?;
-        if let Some(unreadable) = listing.unreadable.first() {
-            return Err(format!("\"{}\" cannot be read: {}", unreadable.object, unreadable.reason));
-        }
-        let mut listed = Vec::new();
-        for backup in listing.backups.iter().filter(|backup| backup.is_done()) {
-            let (Some(begin), Some(end)) = (backup.begin_segment(), backup.end_segment()) else {
-                return Err(format!("backup \"{}\" is DONE and has no WAL", backup.id));
-            };
-            listed.push(Listed {
-                id: backup.id.to_string(),
-                timeline: begin.timeline.number(),
-                begin: begin.number,
-                end: end.number,
-                standalone: self.model.standalone.contains(backup.id.as_str()),
-            });
-        }
-        Ok(listed)
-    }
-
-    /// Every stored WAL file, decompressed: its sum. Copies under several suffixes must agree
-    /// with each other and with what was acknowledged.
-    async fn stored_wal(&self) -> Result<BTreeMap<String, u64>, String> {
-        let catalog = commands::catalog(self.server.faultless());
-        let objects: Vec<WalObject> =
-            catalog.wals().try_collect().await.map_err(|error| error.to_string())?;
-        let mut stored = BTreeMap::new();
-        for object in objects {
-            let content = catalog.store().get(&object.key).await.map_err(|e| e.to_string())?;
-            let content = content.ok_or("a listed object is gone")?;
-            let mut plain = Vec::new();
-            match object.compression {
-                None => plain.extend(&content),
-                Some(compression) => {
-                    let reading = decoder(compression, std::io::Cursor::new(content));
-                    let mut reading = reading.map_err(|error| error.to_string())?;
-                    reading.read_to_end(&mut plain).map_err(|e| format!("{}: {e}", object.key))?;
-                }
-            }
-            let (name, sum) = (object.name.to_string(), sum_of(&plain));
-            let acknowledged = self.model.archived.get(&name);
-            if acknowledged.is_some_and(|acknowledged| *acknowledged != sum) {
-                return Err(format!(
-                    "\"{}\" holds other content than was acknowledged",
-                    object.key
-                ));
-            }
-            if stored.insert(name, sum).is_some_and(|earlier| earlier != sum) {
-                return Err(format!("\"{}\" has another content under another suffix", object.key));
-            }
-        }
-        Ok(stored)
-    }
-
-    /// Every backup that is left restores; a policy's run without faults finishes what was begun.
-    async fn end(&mut self) -> Result<(), String> {
-        self.now += SignedDuration::from_hours(72);
-        self.server.objects().now = self.now;
-        let catalog = commands::catalog(self.server.faultless());
-        let policy = commands::by_redundancy(self.redundancy);
-        commands::delete(&catalog, policy, 0, self.now)
-            .await
-            .map_err(|error| format!("at the end: the policy fails: {error}"))?;
-        self.look().await.map_err(|wrong| format!("at the end: {wrong}"))?;
-        for id in self.model.done.clone() {
-            let target = self.scratch.path().join(&id);
-            self.restore_whole(&id, &target).await?;
-        }
-        let folders: Vec<String> = {
-            let objects = self.server.objects();
-            let keys = objects.keys().filter_map(|key| key.strip_prefix("p/main/base/"));
-            keys.filter_map(|key| key.split('/').next().map(String::from)).collect()
-        };
-        let listing =
-            catalog.load(&commands::limits(), self.now).await.map_err(|e| e.to_string())?;
-        let known = |id: &String| listing.backups.iter().any(|backup| backup.id.as_str() == id);
-        match folders.iter().find(|id| !known(id)) {
-            Some(id) => Err(format!("at the end: leftovers of \"{id}\" are never swept")),
-            None => Ok(()),
-        }
-    }
-
-    async fn restore_whole(&self, id: &str, target: &Path) -> Result<(), String> {
-        let catalog = commands::catalog(self.server.faultless());
-        let contents = &self.model.contents;
-        commands::bring_back(&catalog, id, target, contents, self.now)
-            .await
-            .map_err(|error| format!("at the end: backup \"{id}\" does not restore: {error}"))?
     }
 }

@@ -1,6 +1,6 @@
 //! What a signal does to commands whose store is slow or silent: they end, and clean up.
 
-use crate::support::commands::Commands;
+use crate::support::commands::barman_cloud;
 use crate::support::process::{Outcome, Running, spawn};
 use crate::support::scratch::scratch;
 use crate::support::wait::wait_until;
@@ -16,8 +16,8 @@ const ID: &str = "20261120T120000";
 const SEGMENT: &str = "000000010000000000000001";
 
 fn started(server: &WebServer, command: &str, options: &[&str], positionals: &[&str]) -> Command {
-    let commands = Commands::ours_as_caller();
-    let mut started = Command::new(commands.program(command));
+    let mut started = Command::new(barman_cloud());
+    started.arg(command.strip_prefix("barman-cloud-").expect("one of the nine"));
     started.args(["--endpoint-url", &server.url()]).args(options).arg("s3://b/p");
     started.args(positionals).env_clear();
     started.envs([("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "y")]);

@@ -50,7 +50,9 @@ fn answer(request: &WebRequest) -> WebAnswer {
             200,
             "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>",
         ),
-        "POST" => WebAnswer::new(200, "<DeleteResult></DeleteResult>"),
+        "POST" => {
+            WebAnswer::new(200, "<DeleteResult><Deleted><Key>k</Key></Deleted></DeleteResult>")
+        }
         "GET" if target.contains("list-type=2") => WebAnswer::new(
             200,
             "<ListBucketResult><IsTruncated>false</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>",
@@ -154,7 +156,7 @@ async fn a_key_that_the_store_had_no_time_for_is_deleted_again() {
             200,
             "<DeleteResult><Error><Key>b</Key><Code>SlowDown</Code><Message>m</Message></Error></DeleteResult>",
         ),
-        _ => WebAnswer::new(200, "<DeleteResult></DeleteResult>"),
+        _ => WebAnswer::new(200, "<DeleteResult><Deleted><Key>b</Key></Deleted></DeleteResult>"),
     });
     for (key, answer) in open(&server).delete(vec![key("a"), key("b"), key("c")]).await {
         assert_eq!(answer, Ok(()), "{key}");

@@ -38,6 +38,9 @@ const TOP_ROOM: &str = "command";
 /// Reaches every parser in every room, and is used by none.
 const FUZZING: &str = "fuzzing";
 
+/// For tests only: it plays what stands above the verbs.
+const SIMULATION: &str = "simulation";
+
 const FILE_LINES_MAX: usize = 500;
 const FUNCTION_LINES_MAX: usize = 70;
 
@@ -46,7 +49,7 @@ fn rooms_use_only_the_rooms_below_them() {
     let mut wrong = Vec::new();
     for file in rust_files("src") {
         let Some(room) = room_of(&file) else { continue };
-        if [TOP_ROOM, FUZZING].contains(&room.as_str()) {
+        if [TOP_ROOM, FUZZING, SIMULATION].contains(&room.as_str()) {
             continue;
         }
         let Some((_, allowed)) = ARROWS.iter().find(|(name, _)| *name == room) else {
@@ -94,7 +97,7 @@ fn imports_are_absolute_and_named() {
 fn only_the_command_room_prints() {
     let mut wrong = Vec::new();
     for file in rust_files("src") {
-        if room_of(&file).as_deref() == Some(TOP_ROOM) {
+        if room_of(&file).is_some_and(|room| [TOP_ROOM, SIMULATION].contains(&room.as_str())) {
             continue;
         }
         let code = code_of(&read(&file));

@@ -347,6 +347,9 @@ fn count_files(folder: &Path) -> usize {
 
 fn empty_folder(folder: &Path) {
     for entry in fs::read_dir(folder).expect("a folder").flatten() {
-        fs::remove_dir_all(entry.path()).expect("rm");
+        let path = entry.path();
+        // A restore that failed leaves its mark beside the folders.
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.expect("rm");
     }
 }
